@@ -1,0 +1,188 @@
+"""The control plane: it sees who pushed, at which clock, when and on which version, asks the paradigm, and decides.
+
+What it guarantees, whatever the paradigm:
+
+- events are handled one at a time; within one, updates come first, then releases, then timers;
+- a version counts one applied update, and a gradient's staleness is measured when it is applied;
+- only held workers are released, and a worker that pushes while it is held is a ProtocolViolation that changes nothing;
+- a worker that left counts no longer, and whoever waited for it is asked again;
+- when no live worker computes, no timer is pending and workers are held, it raises Deadlock.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from dssp_bench.core.errors import Deadlock, InvalidDecision, ProtocolViolation
+from dssp_bench.core.messages import (
+    Applied,
+    Decision,
+    Event,
+    Flush,
+    Joined,
+    Left,
+    MessageId,
+    Nanoseconds,
+    Outcome,
+    Push,
+    PushRecord,
+    Release,
+    TimerFired,
+    Update,
+    Use,
+    WorkerId,
+)
+from dssp_bench.core.paradigm import Paradigm, View
+
+
+class Coordinator:
+    """One run of one paradigm: `start` once, then `handle` every event in the order in which the server receives them.
+
+    After an exception other than ProtocolViolation the run is over.
+    """
+
+    def __init__(self, paradigm: Paradigm, workers: Iterable[WorkerId]) -> None:
+        self.paradigm = paradigm
+        self.view = View(workers)
+        self.pushes = 0
+        self._pulled: dict[WorkerId, int] = {}
+        self._pending_timers: set[str] = set()
+        paradigm.reset(self.view.clocks)
+
+    def start(self) -> Outcome:
+        """Release every worker into its first iteration, at time 0."""
+        return Outcome(0, released=tuple([self._begin(worker, 0) for worker in self.view.clocks]))
+
+    def handle(self, event: Event) -> Outcome:
+        """Ask the paradigm about one event. Raises ProtocolViolation, InvalidDecision, Deadlock."""
+        if type(event) is Push:
+            return self._on_push(event)
+        if isinstance(event, Left):
+            return self._on_leave(event)
+        if isinstance(event, Joined):
+            return self._on_join(event)
+        assert isinstance(event, TimerFired)
+        self._pending_timers.discard(event.tag)
+        return self._answer(self.paradigm.on_timer(event, self.view), event.at)
+
+    @property
+    def computing(self) -> int:
+        """How many live workers are not held."""
+        return len(self.view.clocks) - len(self.view.held)
+
+    # --- the four events ---
+
+    def _on_push(self, push: Push) -> Outcome:
+        view, worker = self.view, push.worker
+        self._check_may_push(worker)
+        self.pushes += 1
+        view.slowest_moved = view.clocks.advance(worker)
+        clock, lead = view.clocks[worker], view.clocks.lead(worker)
+        decision = self.paradigm.on_push(push, view)
+
+        message, pulled = MessageId(worker, clock), self._pulled[worker]
+        updates: tuple[Update, ...] = ()
+        if decision.use is Use.APPLY:
+            updates = (self._apply({message: decision.weight}, {message: pulled}, push.at),)
+        elif decision.use is Use.BUFFER:
+            view.buffered[message] = pulled
+        view.held[worker] = push
+        updates, released, keep = self._carry_out(decision, push.at, updates)
+
+        waits = decision.use is Use.DROP or message in view.buffered
+        record = PushRecord(
+            worker, clock, lead, pulled, view.version,
+            None if waits else updates[0].version - 1 - pulled,
+            push.at, push.compute,
+            0 if worker in decision.release else None,
+            decision.use, self.paradigm.largest_lead(worker, view.clocks), push.loss,
+        )  # fmt: skip
+        return Outcome(push.at, record, updates, released, keep, decision.timers, decision.grant)
+
+    def _on_leave(self, left: Left) -> Outcome:
+        view = self.view
+        if left.worker not in view.clocks:
+            raise ProtocolViolation(f"worker {left.worker} left, but it is not one of the live workers")
+        view.held.pop(left.worker, None)
+        view.slowest_moved = view.clocks.remove(left.worker)
+        return self._answer(self.paradigm.on_leave(left, view), left.at)
+
+    def _on_join(self, joined: Joined) -> Outcome:
+        view = self.view
+        view.clocks.add(joined.worker)
+        view.held[joined.worker] = Push(joined.worker, joined.at)
+        view.slowest_moved = False
+        return self._answer(self.paradigm.on_join(joined, view), joined.at)
+
+    # --- carrying a decision out: apply, flush, release, timers ---
+
+    def _answer(self, decision: Decision, at: Nanoseconds) -> Outcome:
+        updates, released, keep = self._carry_out(decision, at, ())
+        return Outcome(at, None, updates, released, keep, decision.timers, decision.grant)
+
+    def _carry_out(
+        self, decision: Decision, at: Nanoseconds, updates: tuple[Update, ...]
+    ) -> tuple[tuple[Update, ...], tuple[Release, ...], tuple[MessageId, ...]]:
+        if decision.flush is not None:
+            updates += self._flush(decision.flush, at)
+        released = tuple([self._release(worker, at) for worker in decision.release])
+        keep = self._to_keep(released)
+        if decision.timers:
+            self._pending_timers.update(timer.tag for timer in decision.timers)
+        self._guard_against_deadlock()
+        return updates, released, keep
+
+    def _apply(self, weights: Mapping[MessageId, float], pulled: Mapping[MessageId, int], at: Nanoseconds) -> Update:
+        version = self.view.version
+        gradients = tuple([Applied(m, version - pulled[m], weight) for m, weight in weights.items()])
+        self.view.version = version + 1
+        return Update(version + 1, at, gradients)
+
+    def _flush(self, flush: Flush | Mapping[MessageId, float], at: Nanoseconds) -> tuple[Update, ...]:
+        buffered = self.view.buffered
+        if isinstance(flush, Flush):
+            flush = dict.fromkeys(buffered, 1.0 / max(1, len(buffered)) if flush is Flush.MEAN else 1.0)
+        unknown = [message for message in flush if message not in buffered]
+        if unknown:
+            raise InvalidDecision(f"{self._name} flushed gradients that are not buffered: {unknown}")
+        if not flush:
+            return ()
+        update = self._apply(flush, buffered, at)
+        for message in flush:
+            del buffered[message]
+        return (update,)
+
+    def _release(self, worker: WorkerId, at: Nanoseconds) -> Release:
+        push = self.view.held.pop(worker, None)
+        if push is None:
+            raise InvalidDecision(f"{self._name} released worker {worker}, which is not held")
+        return self._begin(worker, at - push.at)
+
+    def _begin(self, worker: WorkerId, held: Nanoseconds) -> Release:
+        self._pulled[worker] = self.view.version
+        self.view.last_hold[worker] = held
+        return Release(worker, held, MessageId(worker, self.view.clocks[worker]))
+
+    def _to_keep(self, released: tuple[Release, ...]) -> tuple[MessageId, ...]:
+        if not self.view.buffered:
+            return ()
+        return tuple([release.after for release in released if release.after in self.view.buffered])
+
+    # --- what may not happen ---
+
+    def _check_may_push(self, worker: WorkerId) -> None:
+        if worker not in self.view.clocks:
+            raise ProtocolViolation(f"worker {worker} pushed, but it is not one of the live workers")
+        if worker in self.view.held:
+            raise ProtocolViolation(f"worker {worker} pushed while held at clock {self.view.clocks[worker]}")
+        if worker not in self._pulled:
+            raise ProtocolViolation(f"worker {worker} pushed before the run was started")
+
+    def _guard_against_deadlock(self) -> None:
+        if self.view.held and not self.computing and not self._pending_timers:
+            held = ", ".join(f"{w} at clock {self.view.clocks[w]}" for w in self.view.held)
+            raise Deadlock(f"{self._name} holds every live worker and waits for nothing: {held}")
+
+    @property
+    def _name(self) -> str:
+        return type(self.paradigm).__name__
+
+

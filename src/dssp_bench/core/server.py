@@ -1,0 +1,80 @@
+"""The data plane: it owns the flat weights and the optimizer state, and carries out what the coordinator decided."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dssp_bench.core.messages import MessageId, Outcome, Update, WorkerId
+
+
+class Slot(NamedTuple):
+    """Where a worker leaves what it computed: a flat gradient, and the statistics of its normalisation layers.
+
+    The server reads a slot between its worker's push and its release, and never writes it.
+    """
+
+    gradient: Tensor
+    statistics: Tensor
+
+
+class UpdateRule(Protocol):
+    """Anything that changes the server's weights by one gradient."""
+
+    def apply(self, gradient: Tensor, learning_rate: float) -> None:
+        """Change the weights in place by one flat gradient."""
+
+
+class ParameterServer:
+    """Flat weights [P], flat running statistics of normalisation layers [S], and one slot per worker.
+
+    A push brings the batch's own statistics, and an update moves the running ones towards them by `momentum` [S], just as
+    the layers do when one process trains the network. The mix is convex, so stale statistics cannot make a variance
+    negative.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        rule: UpdateRule,
+        slots: Mapping[WorkerId, Slot],
+        *,
+        statistics: Tensor | None = None,
+        momentum: Tensor | None = None,
+    ) -> None:
+        self.weights = weights
+        self.statistics = torch.empty(0) if statistics is None else statistics
+        self._momentum = torch.empty(0) if momentum is None else momentum
+        self._rule = rule
+        self._slots = slots
+        self._kept: dict[MessageId, Slot] = {}
+
+    def carry_out(self, outcome: Outcome, learning_rate: Callable[[Update], float]) -> None:
+        """Apply the outcome's updates in order, and copy the gradients that must outlive their worker's release."""
+        for update in outcome.updates:
+            self._apply(update, learning_rate(update))
+        for message in outcome.keep:
+            self._kept[message] = Slot(*(tensor.clone() for tensor in self._slots[message.worker]))
+
+    @torch.no_grad()
+    def _apply(self, update: Update, learning_rate: float) -> None:
+        gradients = [(self._take(a.message), a.weight) for a in update.gradients]
+        self._rule.apply(_weighted([(slot.gradient, weight) for slot, weight in gradients]), learning_rate)
+        if self.statistics.numel():
+            total = sum(weight for _, weight in gradients)
+            mean = _weighted([(slot.statistics, weight / total) for slot, weight in gradients])
+            self.statistics.lerp_(mean, self._momentum)
+
+    def _take(self, message: MessageId) -> Slot:
+        return self._kept.pop(message, None) or self._slots[message.worker]
+
+
+def _weighted(parts: list[tuple[Tensor, float]]) -> Tensor:
+    (first, weight), *others = parts
+    if not others and weight == 1.0:
+        return first
+    total = first * weight
+    for tensor, weight in others:
+        total.add_(tensor, alpha=weight)
+    return total
