@@ -47,6 +47,11 @@ class Worker:
         for layer in _normalisations(self._model):
             layer.momentum = 1.0  # the buffers then hold the statistics of the latest batch alone
 
+    def warm_up(self, batch: Batch) -> None:
+        """Compute once on a batch that does not count, so that no iteration pays for what happens only once."""
+        inputs, targets = batch
+        torch.autograd.backward(self._loss(self._model(inputs), targets))
+
     def compute_gradient(self) -> Tensor:
         """One iteration: the gradient goes to the slot; the batch's mean loss is returned, a scalar on the device."""
         torch.manual_seed(self._seed_of(self.iterations))

@@ -1,6 +1,6 @@
 """The data plane: it owns the flat weights and the optimizer state, and carries out what the coordinator decided."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -50,10 +50,10 @@ class ParameterServer:
         self._slots = slots
         self._kept: dict[MessageId, Slot] = {}
 
-    def carry_out(self, outcome: Outcome, learning_rate: Callable[[Update], float]) -> None:
-        """Apply the outcome's updates in order, and copy the gradients that must outlive their worker's release."""
-        for update in outcome.updates:
-            self._apply(update, learning_rate(update))
+    def carry_out(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """Apply the outcome's updates in order, each at its rate, and copy gradients that outlive a worker's release."""
+        for update, learning_rate in zip(outcome.updates, learning_rates, strict=True):
+            self._apply(update, learning_rate)
         for message in outcome.keep:
             self._kept[message] = Slot(*(tensor.clone() for tensor in self._slots[message.worker]))
 
@@ -67,7 +67,9 @@ class ParameterServer:
             self.statistics.lerp_(mean, self._momentum)
 
     def _take(self, message: MessageId) -> Slot:
-        return self._kept.pop(message, None) or self._slots[message.worker]
+        slot = self._kept.pop(message, None) or self._slots[message.worker]
+        device = self.weights.device
+        return slot if slot.gradient.device == device else Slot(*(tensor.to(device) for tensor in slot))
 
 
 def _weighted(parts: list[tuple[Tensor, float]]) -> Tensor:

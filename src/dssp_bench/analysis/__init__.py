@@ -1,0 +1,1 @@
+"""Records to numbers: `summary` condenses a run into one small dict, `series` follows it over time."""

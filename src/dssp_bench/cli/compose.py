@@ -1,0 +1,445 @@
+"""The only file that knows Hydra and OmegaConf: from what was typed to plain mappings, and from their errors to ours.
+
+`launch` hands a command line to Hydra in full, sweeps and launchers included; `compose_job` only composes. A `Runner`
+gets each job as plain data.
+"""
+
+import argparse
+import logging
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import hydra
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dssp_bench.cli.errors import UsageError
+from dssp_bench.core.errors import ConfigurationError, DsspBenchError
+from dssp_bench.experiment.spec import default_runs_dir, nearest, unknown_key
+
+_VERSION_BASE = "1.3"
+_CONFIG_NAME = "config"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as Hydra composed it, in plain values.
+
+    `overrides` are what was typed, or what the sweep chose, for this run. In a sweep, `sweep` is the name of its folder,
+    `number` counts from 0, and `total` says how many runs there are, where that is known.
+    """
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: tuple[str, ...] = ()
+    command: str = ""
+    sweep: str | None = None
+    number: int = 0
+    total: int | None = None
+
+
+class Runner(Protocol):
+    """Does what is to be done with each job; pickled by launchers that start processes."""
+
+    def check(self, job: Job) -> None:
+        """Raise a `DsspBenchError` if the job cannot work; nothing is started."""
+
+    def run(self, job: Job) -> Any:
+        """Run the job; the result is returned by `launch`."""
+
+    def refuse(self, overrides: Sequence[str], error: DsspBenchError) -> Any:
+        """A job of a sweep cannot work; the result is returned by `launch`, and the others go on."""
+
+
+@dataclass
+class Launched:
+    """What came of a command line: the results in order (none if it only asked for information)."""
+
+    results: list[Any]
+    is_sweep: bool = False
+    interrupted: bool = False
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: within the installed package, or at the root of a source checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+def launch(arguments: Sequence[str], runner: Runner) -> Launched:
+    """Hand a command line to Hydra; raises `DsspBenchError` if it cannot be understood or composed."""
+    options = _parse(arguments)
+    _register()
+    task = _Task(runner, shlex.join(["dssp-bench", "run", *arguments]))
+    try:
+        # Overrides go first, because argparse takes none after an option that follows one.
+        with _as_command_line(_reordered(arguments, options.overrides)):
+            hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=_CONFIG_NAME)(task)()
+    except KeyboardInterrupt:
+        return Launched(task.results, task.is_sweep, interrupted=True)
+    except DsspBenchError:
+        raise
+    except Exception as error:
+        if task.started:
+            raise
+        loader = _loader(options.config_dir)
+        raise _in_our_words(error, options.overrides, loader, options.config_name, options.config_dir) from error
+    return Launched(task.results, task.is_sweep)
+
+
+def compose_job(overrides: Sequence[str] = ()) -> Job:
+    """The job that these overrides describe, without running it; raises `DsspBenchError`."""
+    _register()
+    setup_globals()
+    loader = _loader()
+    try:
+        return _job(loader.load_configuration(_CONFIG_NAME, [*overrides, "hydra.mode=RUN"], RunMode.RUN))
+    except Exception as error:
+        raise _in_our_words(error, overrides, loader) from error
+
+
+def completions(words: Sequence[str], incomplete: str) -> list[str]:
+    """What may stand where the cursor is: options, groups and keys that begin so."""
+    _register()
+    setup_globals()
+    line = " ".join([*words, incomplete]) if incomplete else " ".join([*words, ""])
+    found: list[str] = DefaultCompletionPlugin(_loader())._query(_CONFIG_NAME, line)
+    return found
+
+
+def console_handler() -> logging.Handler:
+    """Where log lines go: above the live table on a terminal, else plain lines on stderr."""
+    if not sys.stdout.isatty():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        return handler
+    from rich import get_console
+    from rich.logging import RichHandler
+
+    return RichHandler(console=get_console(), show_path=False, log_time_format="%H:%M:%S")
+
+
+class _Task:
+    """What Hydra calls for each job; keeps the results, which Hydra does not return."""
+
+    def __init__(self, runner: Runner, command: str) -> None:
+        self.runner = runner
+        self.command = command
+        self.results: list[Any] = []
+        self.started = False
+        self.is_sweep = False
+        self.total: int | None = None
+
+    def __call__(self, config: DictConfig) -> Any:
+        job = _job(HydraConfig.instance().cfg, config, self.command, self.total)
+        self.started = True
+        self.is_sweep = job.sweep is not None
+        result = self.runner.run(job)
+        self.results.append(result)
+        return result
+
+
+class KeepGoingSweeper(BasicSweeper):
+    """Hydra's own sweeper, except that every job is checked before the first starts, and one that fails stops no other.
+
+    Hydra's refuses a whole sweep for one job that does not compose, and reports only the first job that failed, at the
+    end.
+    """
+
+    __module__ = "hydra_plugins.dssp_bench"  # Hydra takes plugins from there only, even when they are registered by hand
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember who runs the jobs."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self._task: Any = task_function
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs that can work."""
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        jobs = [job for batch in self.split_arguments(parsed, None) for job in batch]
+        self._task.is_sweep = True
+        self._task.total = len(jobs)
+
+        refused = {i: error for i, job in enumerate(jobs) if (error := self._problem(job, loader))}
+        results = {i: self._task.runner.refuse(jobs[i], error) for i, error in refused.items()}
+        returns: list[Sequence[JobReturn]] = []
+        accepted = [i for i in range(len(jobs)) if i not in refused]
+        self._task.started = True
+        if accepted:
+            self._save()
+        size = self.max_batch_size or len(jobs)
+        for start in range(0, len(accepted), size):
+            batch = accepted[start : start + size]
+            returned = self.launcher.launch([jobs[i] for i in batch], initial_job_idx=start)
+            results |= {i: job.return_value for i, job in zip(batch, returned, strict=True)}
+            returns.append(returned)
+        self._task.results = [results[i] for i in range(len(jobs))]
+        return returns
+
+    def _problem(self, overrides: list[str], loader: ConfigLoader) -> DsspBenchError | None:
+        assert self.config is not None
+        try:
+            self._task.runner.check(_job(loader.load_sweep_config(self.config, overrides)))
+        except DsspBenchError as error:
+            return error
+        except Exception as error:
+            return _in_our_words(error, overrides, loader, self.config.hydra.job.config_name)
+        return None
+
+    def _save(self) -> None:
+        assert self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+
+
+def _register() -> None:
+    """Make known to Hydra what conf/ refers to."""
+    OmegaConf.register_new_resolver(
+        "dssp_bench.runs_dir", lambda given: str(Path(given).expanduser().absolute() if given else default_runs_dir()),
+        replace=True,
+    )  # fmt: skip
+    OmegaConf.register_new_resolver("dssp_bench.scratch", tempfile.gettempdir, replace=True)
+    Plugins.instance().register(KeepGoingSweeper)
+
+
+def _job(
+    composed: DictConfig, config: DictConfig | None = None, command: str = "", total: int | None = None
+) -> Job:
+    settings = composed.hydra
+    if config is None:
+        config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    overrides = tuple(settings.overrides.task)
+    in_sweep = settings.mode == RunMode.MULTIRUN
+    return Job(
+        config={str(key): value for key, value in values.items()},
+        choices=_choices(settings.runtime.choices),
+        overrides=overrides,
+        command=command or shlex.join(["dssp-bench", "run", *overrides]),
+        sweep=Path(settings.sweep.dir).name if in_sweep else None,
+        number=settings.job.num if in_sweep and not OmegaConf.is_missing(settings.job, "num") else 0,
+        total=total,
+    )
+
+
+def _choices(choices: Mapping[Any, Any]) -> dict[str, str]:
+    return {
+        str(group): str(option)
+        for group, option in choices.items()
+        if option is not None and not str(group).startswith("hydra/")
+    }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Hydra's options; says what is wrong in one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, "dssp-bench run --help shows groups and keys, --hydra-help all options")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = get_args_parser()
+    parser.__class__ = _Parser  # Hydra offers no other way to its options
+    options = parser.parse_intermixed_args(list(arguments))
+    modes = {
+        "-m": options.multirun,
+        "--cfg": options.cfg,
+        "--info": options.info,
+        "--run": options.run,
+        "--shell-completion": options.shell_completion,
+    }
+    given = [name for name, value in modes.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", "a sweep has one configuration for each of its runs")
+    if options.resolve and not (options.cfg or options.help):
+        raise UsageError("--resolve goes with --cfg job", "it shows the configuration with all references resolved")
+    if options.shell_completion:
+        raise UsageError("-sc does not work here", "dssp-bench --install-completion installs completion for this shell")
+    return options
+
+
+def _reordered(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    rest = list(arguments)
+    for override in overrides:
+        rest.remove(override)
+    return [*overrides, *rest]
+
+
+@contextmanager
+def _as_command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads nothing but sys.argv, and gives its errors to nobody unless told to by the environment."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["dssp-bench run", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _loader(extra: str | None = None) -> ConfigLoader:
+    search_path = create_config_search_path(str(config_dir()))
+    if extra:
+        folder = f"file://{Path(extra).absolute()}"
+        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(config_search_path=search_path)
+
+
+def _in_our_words(
+    error: Exception,
+    overrides: Sequence[str],
+    loader: ConfigLoader,
+    config_name: str | None = None,
+    extra: str | None = None,
+) -> DsspBenchError:
+    """What Hydra, OmegaConf or YAML complain about, as an error of ours: the culprit, and what would be right."""
+    if isinstance(error, MissingConfigException):
+        return _missing(error, extra)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}"
+        return UsageError(f"{where} is not YAML: {error.problem or error.context}", "brackets, quotes and indentation?")
+    if isinstance(error, OmegaConfBaseException):
+        return ConfigurationError(str(error.full_key or "configuration"), _first_line(error))
+    if isinstance(error, ConfigCompositionException):
+        known_keys = _KnownKeys(overrides, loader, config_name or _CONFIG_NAME)
+        for pattern, words in _COMPOSITION_ERRORS:
+            if match := re.search(pattern, str(error)):
+                return words(match.group(1), error, known_keys)
+    return UsageError(_first_line(error))
+
+
+def _missing(error: MissingConfigException, extra: str | None) -> DsspBenchError:
+    path = error.missing_cfg_file or ""
+    group, _, name = path.rpartition("/")
+    if error.options is None:
+        folders = [config_dir(), *([Path(extra)] if extra else [])]
+        there = sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
+        return UsageError(
+            f"there is no configuration {path!r} for -cn", f"there is {', '.join(there)}; -cd DIR adds a folder to look in"
+        )
+    allowed = f"allowed: {', '.join(error.options)}"
+    if not name:
+        return ConfigurationError(group, "must name one of its files", allowed)
+    near = nearest(name, error.options)
+    meant = f"did you mean {group}={near}? " if near else ""
+    return ConfigurationError(group, f"there is no {group}={name}", meant + allowed)
+
+
+def _unreadable(override: str) -> DsspBenchError:
+    if "=" not in override:
+        return UsageError(f"cannot read {override!r}: there is no = in it", "write GROUP=OPTION or KEY=VALUE")
+    key, _, value = override.partition("=")
+    if value.rstrip().endswith(","):
+        return UsageError(f"cannot read {override!r}: nothing after the last comma", f"write {key}=a,b or {key}=a")
+    return UsageError(
+        f"cannot read {override!r}: its value is not closed, or needs quotes",
+        f"lists and groups: '{key}=[1,2]' or '{key}={{a: 1}}'; text with =, : or brackets: '{key}=\"...\"'",
+    )
+
+
+class _KnownKeys:
+    """What keys there are, given the groups that were chosen."""
+
+    def __init__(self, overrides: Sequence[str], loader: ConfigLoader, config_name: str) -> None:
+        self._overrides = overrides
+        self._loader = loader
+        self._config_name = config_name
+
+    def unknown(self, key: str) -> DsspBenchError:
+        """The error for a key that does not exist."""
+        node: Any = self._config()
+        parent: list[str] = []
+        for part in key.split("."):
+            if not isinstance(node, DictConfig):
+                return ConfigurationError(key, f"{'.'.join(parent)} holds a value and has no keys of its own")
+            if part not in node:
+                break
+            parent.append(part)
+            node = node._get_node(part)
+        name = key.split(".")[len(parent)] if len(parent) < key.count(".") + 1 else parent.pop()
+        known = [str(k) for k in node if not str(k).startswith("_") and (parent or k != "hydra")]
+        return self._in_other_option(parent, name, known) or unknown_key(".".join([*parent, name]), known)
+
+    def _in_other_option(self, parent: list[str], name: str, known: list[str]) -> DsspBenchError | None:
+        """If the key, or a near one, belongs to another option of the group than the one chosen."""
+        if len(parent) != 1 or nearest(name, known):
+            return None
+        group = parent[0]
+        for file in sorted((config_dir() / group).glob("*.yaml")):
+            values = yaml.safe_load(file.read_text())
+            near = nearest(name, [key for key in values if key != "_target_"]) if isinstance(values, dict) else None
+            if near:
+                listed = f"allowed: {', '.join(known)}" if known else f"the {group} chosen has no options"
+                hint = f"did you mean {group}.{near}, of {group}={file.stem}? {listed}"
+                return ConfigurationError(f"{group}.{name}", f"the {group} chosen has no such key", hint)
+        return None
+
+    def _config(self) -> DictConfig:
+        chosen = [o for o in self._overrides if self._loader.get_group_options(o.partition("=")[0].lstrip("+"))]
+        try:
+            return self._loader.load_configuration(self._config_name, chosen, RunMode.RUN)
+        except Exception:  # only for a suggestion, so without the overrides that make it fail
+            return self._loader.load_configuration(_CONFIG_NAME, [], RunMode.RUN)
+
+
+def _several_values(override: str, error: Exception, keys: _KnownKeys) -> DsspBenchError:
+    key, _, values = override.partition("=")
+    return ConfigurationError(key, "several values", f"-m runs once for each; a list is written '{key}=[{values}]'")
+
+
+def _bad_value(override: str, error: Exception, keys: _KnownKeys) -> DsspBenchError:
+    cause = error.__cause__
+    return ConfigurationError(override.partition("=")[0], _first_line(cause or error))
+
+
+_COMPOSITION_ERRORS: list[tuple[str, Callable[[str, Exception, _KnownKeys], DsspBenchError]]] = [
+    (r"Could not override '([^']+)'\.\nTo append", lambda key, error, keys: keys.unknown(key)),
+    (r"Ambiguous value for argument '(.+)'", _several_values),
+    (r"Sweep parameters '(.+)' requires --multirun", _several_values),
+    (r"Error merging override (.+)", _bad_value),
+    (
+        r"Could not append to config. An item is already at '([^']+)'",
+        lambda key, error, keys: ConfigurationError(key, "is there already", "leave out the +"),
+    ),
+    (
+        r"Could not delete from config. '([^']+)' does not exist",
+        lambda key, error, keys: ConfigurationError(key, "is not there, so ~ cannot delete it"),
+    ),
+]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,10 @@
+"""What carries pushes and releases, and owns the clock.
+
+- `engine`: the contract, with the limits at which a run ends
+- `serve`: the loop that all engines share
+- `layout`: who the workers are and what surrounds them
+- `compute_time`: how long iterations take in virtual time
+- `simulated`: virtual time, with or without gradients
+- `local`: real processes on one machine
+- `replay`: a recorded run, fed back through the core
+"""

@@ -1,0 +1,106 @@
+"""How long an iteration takes in virtual time: a base, times a worker's slowdown, times noise, times a slow state.
+
+Mini-batch times on shared clusters are correlated from one iteration to the next (about 0.96) and now and then fall
+into a slow state of about twice the time (fitted to Alibaba's published PAI mini-batch times, 2020), so independent
+draws would be wrong for them; and their own tail is thin, so Pareto is a stress case and not a model of them.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+_BLOCK = 1024
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class SlowState(BaseModel):
+    """A worker falls into a slow state with probability `enter` per iteration, and leaves it with `leave`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    enter: Fraction = 0.001
+    leave: Annotated[float, Field(gt=0, le=1)] = 0.06
+    factor: Annotated[float, Field(ge=1)] = 2.0
+
+
+class Jitter(BaseModel):
+    """Multiplicative noise on one worker's iteration times; the median factor is 1, except where said.
+
+    - `constant`: none
+    - `lognormal`: exp of a normal with standard deviation `sigma`, correlated by `rho` from one iteration to the next
+    - `shifted_exponential`: 1 plus an exponential of mean `scale`
+    - `pareto`: a Pareto of minimum 1 with exponent `alpha`
+    - `trace`: the recorded `factors`, again and again
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: Literal["constant", "lognormal", "shifted_exponential", "pareto", "trace"] = "constant"
+    sigma: Annotated[float, Field(ge=0, le=5)] = 0.0
+    rho: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale: Annotated[float, Field(ge=0)] = 0.1
+    alpha: Annotated[float, Field(gt=0)] = 1.5
+    factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    slow_state: SlowState | None = None
+
+    def stream(self, seed: int) -> Iterator[float]:
+        """An endless stream of factors that depends on nothing but the seed."""
+        blocks = self._blocks(np.random.Generator(np.random.Philox(seed)))
+        if self.slow_state:
+            blocks = _with_slow_state(blocks, self.slow_state, np.random.Generator(np.random.Philox(seed + 1)))
+        for block in blocks:
+            yield from block.tolist()
+
+    def _blocks(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        if self.kind == "lognormal":
+            yield from _autoregressive(rng, self.sigma, self.rho)
+        while True:
+            if self.kind == "shifted_exponential":
+                yield 1.0 + rng.exponential(self.scale, _BLOCK)
+            elif self.kind == "pareto":
+                yield 1.0 + rng.pareto(self.alpha, _BLOCK)
+            elif self.kind == "trace":
+                yield np.asarray(self.factors)
+            else:
+                yield np.ones(_BLOCK)
+
+
+PRESETS: dict[str, Jitter] = {
+    # dedicated GPUs: 2 % between iterations of one worker
+    "dedicated": Jitter(kind="lognormal", sigma=0.02),
+    # Alibaba PAI 2020, jobs 1 to 3: sd 0.06, correlation 0.65 to 0.74 at lag 10 (0.96 each), slow state twice as slow
+    "shared": Jitter(kind="lognormal", sigma=0.06, rho=0.96, slow_state=SlowState(enter=0.001, leave=0.06, factor=2.0)),
+    # Alibaba PAI 2020, job 4: sd 0.25, slow for 4 % of the time
+    "noisy": Jitter(kind="lognormal", sigma=0.25, rho=0.96, slow_state=SlowState(enter=0.002, leave=0.05, factor=2.3)),
+    # far heavier than measured on GPUs
+    "stress": Jitter(kind="pareto", alpha=1.5),
+}
+
+
+def _autoregressive(rng: np.random.Generator, sigma: float, rho: float) -> Iterator[np.ndarray]:
+    """exp of a stationary AR(1) process."""
+    state = rng.normal(0.0, sigma)
+    innovation = sigma * float(np.sqrt(1.0 - rho * rho))
+    while True:
+        steps = rng.normal(0.0, innovation, _BLOCK) if sigma else np.zeros(_BLOCK)
+        block = np.empty(_BLOCK)
+        for i, step in enumerate(steps):
+            block[i] = state
+            state = rho * state + step
+        yield np.exp(block)
+
+
+def _with_slow_state(
+    blocks: Iterator[np.ndarray], slow: SlowState, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    is_slow = False
+    for block in blocks:
+        draws = rng.random(len(block))
+        factors = np.ones(len(block))
+        for i, draw in enumerate(draws):
+            is_slow = draw >= slow.leave if is_slow else draw < slow.enter
+            if is_slow:
+                factors[i] = slow.factor
+        yield block * factors

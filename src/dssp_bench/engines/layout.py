@@ -1,0 +1,165 @@
+"""Who the workers of a run are, how fast each is, what happens to them, and what network and server surround them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from dssp_bench.core.messages import SECOND, Nanoseconds, WorkerId
+from dssp_bench.engines.compute_time import PRESETS, Jitter
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _preset(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in PRESETS:
+            raise ValueError(f"unknown preset {value!r}; there are {', '.join(PRESETS)}")
+        return PRESETS[value]
+    return value if value is not None else Jitter()
+
+
+class WorkerLayout(_Part):
+    """One worker: its name, how many times slower than the base it is, its device, and the noise of its times.
+
+    `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `jitter` is a preset's name or a `Jitter`; it acts in virtual time
+    only. `resources` is what a cluster must offer this worker.
+    """
+
+    name: str = ""
+    slowdown: Positive = 1.0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    jitter: Annotated[Jitter, BeforeValidator(_preset)] = Jitter()
+    resources: dict[str, float] = {}
+
+
+class Network(_Part):
+    """What a message costs on its way: `latency_s + keys * per_key_s + bytes / bandwidth_bytes_per_s`."""
+
+    latency_s: NonNegative = 0.0
+    per_key_s: NonNegative = 0.0
+    bandwidth_bytes_per_s: Positive | None = None
+
+    def transit(self, keys: int, size: int) -> Nanoseconds:
+        """Nanoseconds for one message of so many keys and bytes."""
+        seconds = self.latency_s + keys * self.per_key_s
+        if self.bandwidth_bytes_per_s:
+            seconds += size / self.bandwidth_bytes_per_s
+        return round(seconds * SECOND)
+
+
+class Server(_Part):
+    """What a message costs the server, which does one thing at a time: a fixed part, and a part per key.
+
+    `receive` is spent on every push, `update` on every change of the weights, `reply` on every release.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    receive_s: NonNegative = 0.0
+    receive_per_key_s: NonNegative = 0.0
+    update_s: NonNegative = 0.0
+    update_per_key_s: NonNegative = 0.0
+    reply_s: NonNegative = 0.0
+    reply_per_key_s: NonNegative = 0.0
+
+    def costs(self, keys: int) -> tuple[Nanoseconds, Nanoseconds, Nanoseconds]:
+        """Nanoseconds of receive, update and reply for messages of so many keys."""
+        fixed = (self.receive_s, self.update_s, self.reply_s)
+        per_key = (self.receive_per_key_s, self.update_per_key_s, self.reply_per_key_s)
+        receive, update, reply = (round((f + keys * k) * SECOND) for f, k in zip(fixed, per_key, strict=True))
+        return receive, update, reply
+
+
+class LayoutEvent(_Part):
+    """Something that happens to a worker: it is `slowdown` times slower for `for_s`, or leaves, or joins only then."""
+
+    worker: Annotated[int, Field(ge=0)]
+    at_s: NonNegative
+    slowdown: Positive | None = None
+    for_s: Positive | None = None
+    leave: bool = False
+    join: bool = False
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if (self.slowdown is not None) + self.leave + self.join != 1:
+            raise ValueError("an event is exactly one of `slowdown: FACTOR`, `leave: true` and `join: true`")
+        return self
+
+
+class ClusterLayout(_Part):
+    """A list of workers and what surrounds them; `count` repeats the list to that many workers, names included.
+
+    `iteration_s` is the base time of an iteration in virtual time; without it the model's own is taken. `keys` and
+    `message_bytes` are the size of one push or pull for the cost model; without them the model's own are taken.
+    """
+
+    workers: Annotated[tuple[WorkerLayout, ...], Field(min_length=1)]
+    count: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    iteration_s: Positive | None = None
+    keys: Annotated[int, Field(ge=1)] | None = None
+    message_bytes: Annotated[int, Field(ge=1)] | None = None
+    network: Network = Network()
+    server: Server = Server()
+    events: tuple[LayoutEvent, ...] = ()
+
+    @field_validator("workers")
+    @classmethod
+    def _fill_in_names(cls, workers: tuple[WorkerLayout, ...]) -> tuple[WorkerLayout, ...]:
+        return tuple(
+            worker if worker.name else worker.model_copy(update={"name": f"worker_{i}"})
+            for i, worker in enumerate(workers)
+        )
+
+    @model_validator(mode="after")
+    def _repeat_and_check(self) -> Self:
+        if self.count is not None:
+            object.__setattr__(self, "workers", _repeat(self.workers, self.count))
+        for event in self.events:
+            if event.worker >= len(self.workers):
+                raise ValueError(f"an event names worker {event.worker}, but workers are 0 to {len(self.workers) - 1}")
+        late = {event.worker for event in self.events if event.join}
+        if len(late) == len(self.workers):
+            raise ValueError("at least one worker must be there from the start")
+        return self
+
+    @property
+    def present(self) -> list[WorkerId]:
+        """The workers that are there from the start."""
+        late = {event.worker for event in self.events if event.join}
+        return [worker for worker in range(len(self.workers)) if worker not in late]
+
+    def slowdown(self, worker: WorkerId, at: Nanoseconds) -> float:
+        """How many times slower than the base this worker is at that moment."""
+        factor = self.workers[worker].slowdown
+        for event in self.events:
+            if event.worker == worker and event.slowdown is not None and at >= event.at_s * SECOND:
+                if event.for_s is None or at < (event.at_s + event.for_s) * SECOND:
+                    factor *= event.slowdown
+        return factor
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether messages cost anything, so that their size matters."""
+        return self.network != Network() or self.server.model_copy(update={"device": "auto"}) != Server()
+
+
+def _repeat(workers: tuple[WorkerLayout, ...], count: int) -> tuple[WorkerLayout, ...]:
+    """The list again and again; from the second time on names are numbered so that they stay apart."""
+    names: dict[str, int] = {}
+    repeated = []
+    for worker in itertools.islice(itertools.cycle(workers), count):
+        times = names[worker.name] = names.get(worker.name, 0) + 1
+        numbered = re.sub(r"^worker_\d+$", f"worker_{len(repeated)}", worker.name)
+        if numbered == worker.name and times > 1:
+            numbered = f"{worker.name}_{times}"
+        repeated.append(worker.model_copy(update={"name": numbered}))
+    return tuple(repeated)

@@ -1,0 +1,83 @@
+"""A pair of connected sockets that carry whole messages between two processes of one run."""
+
+import json
+import socket
+import struct
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+_HEADER = struct.Struct("<Bqd")
+_LIMIT = 1 << 17
+
+
+class Kind(IntEnum):
+    """What a message says."""
+
+    READY = 1  # a process can begin
+    GO = 2  # start (or go on)
+    PUSH = 3  # number: nanoseconds of computing; real: the batch's loss
+    LEAVE = 4  # a worker is leaving as planned
+    STOP = 5  # stop at a safe point
+    FAILED = 6  # body: a traceback
+    SNAPSHOT = 7  # number: which snapshot
+    EVALUATED = 8  # body: JSON
+    STARTED = 9  # number: the monotonic moment of the run's start, nanoseconds
+    DONE = 10  # body: JSON
+    HANDLE = 11  # body: CUDA handles
+
+
+class Message(NamedTuple):
+    """One message: its kind, a whole number, a real number and a body."""
+
+    kind: Kind
+    number: int = 0
+    real: float = 0.0
+    body: bytes = b""
+
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class Channel:
+    """One end of a socket pair; a message arrives whole or not at all, and a dead peer is seen at once."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._socket.fileno()
+
+    def send(self, kind: Kind, number: int = 0, real: float = 0.0, body: bytes = b"") -> bool:
+        """Send one message; False if the peer is gone."""
+        try:
+            self._socket.send(_HEADER.pack(kind, number, real) + body)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def send_json(self, kind: Kind, content: Any, number: int = 0) -> bool:
+        """Send a message with a JSON body; False if the peer is gone."""
+        return self.send(kind, number, 0.0, json.dumps(content).encode())
+
+    def receive(self) -> Message | None:
+        """Wait for the next message; None if the peer is gone."""
+        try:
+            frame = self._socket.recv(_LIMIT)
+        except ConnectionResetError:
+            return None
+        if not frame:
+            return None
+        kind, number, real = _HEADER.unpack_from(frame)
+        return Message(Kind(kind), number, real, frame[_HEADER.size :])
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+def channel_pair() -> tuple[Channel, Channel]:
+    """Two connected ends; each goes to one process."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Channel(left), Channel(right)

@@ -1,0 +1,193 @@
+"""The engine that runs in the server's process: it turns workers' messages into events and releases into messages."""
+
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dssp_bench.core.errors import WorkerFailed
+from dssp_bench.core.messages import SECOND, Event, Joined, Left, Nanoseconds, Push, Timer, TimerFired, WorkerId
+from dssp_bench.engines.engine import Engine
+from dssp_bench.engines.local.channel import Channel, Kind, Message
+
+
+class Post(NamedTuple):
+    """Where the server meets one worker: their channel, and where the weights are laid down for it to pull."""
+
+    channel: Channel
+    weights: Tensor
+
+
+class LocalEngine(Engine):
+    """Real time, real workers. A release copies one whole version of the weights for the worker, then wakes it.
+
+    `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and the
+    driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
+    that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and that
+    raises WorkerFailed here.
+    """
+
+    def __init__(
+        self,
+        posts: dict[WorkerId, Post],
+        weights: Tensor,
+        *,
+        calendar: Sequence[Joined | Left] = (),
+        others: dict[str, Channel] | None = None,
+        on_message: Callable[[str, Message | None], None] | None = None,
+        startup_timeout_s: float = 120.0,
+    ) -> None:
+        self._posts = posts
+        self._weights = weights
+        self._on_message = on_message or (lambda _name, _message: None)
+        self._startup_timeout_s = startup_timeout_s
+        self._selector = selectors.DefaultSelector()
+        for worker, post in posts.items():
+            self._selector.register(post.channel, selectors.EVENT_READ, worker)
+        self._others = others or {}
+        for name, channel in self._others.items():
+            self._selector.register(channel, selectors.EVENT_READ, name)
+        self._waiting: deque[WorkerId | str] = deque()
+        self._timers: list[TimerFired | Joined | Left] = list(calendar)
+        self._absent = {event.worker for event in calendar if isinstance(event, Joined)}
+        self._unready: set[WorkerId | str] = {*posts, *(others or {})}
+        self._interrupted = False
+        self.lost: list[WorkerId] = []
+        self.started_at = 0
+
+    @property
+    def now(self) -> Nanoseconds:
+        """Nanoseconds since the start, on the monotonic clock."""
+        return time.monotonic_ns() - self.started_at
+
+    def start(self) -> None:
+        """Wait until every worker is ready and the driver says go. Raises WorkerFailed."""
+        deadline = time.monotonic() + self._startup_timeout_s
+        while self._unready and not self._interrupted:
+            self._poll(max(0.0, deadline - time.monotonic()))
+            if not self._waiting and time.monotonic() >= deadline:
+                raise WorkerFailed(
+                    f"workers {sorted(map(str, self._unready))} were not ready after {self._startup_timeout_s:g} s; "
+                    "is the machine overloaded? engine.startup_timeout_s allows more"
+                )
+            while self._waiting:
+                self._receive_ready(self._waiting.popleft())
+        self.started_at = time.monotonic_ns()
+
+    def next_event(self, until: Nanoseconds | None) -> Event | None:
+        """The next push, departure, arrival or timer, in the order in which they are taken up."""
+        while not self._interrupted:
+            while self._waiting:
+                event = self._receive(self._waiting.popleft())
+                if event is not None:
+                    return event
+            if (due := self._due()) is not None:
+                return due
+            if until is not None and self.now >= until:
+                return None
+            if not self._posts:
+                return None
+            self._poll(self._patience(until))
+        return None
+
+    def interrupt(self) -> None:
+        """End the run at the next safe point: there will be no more events."""
+        self._interrupted = True
+
+    def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
+        """Copy the current version for every released worker, then wake them."""
+        for timer in timers:
+            self._timers.append(TimerFired(timer.tag, timer.at))
+        present = [worker for worker in released if worker in self._posts]
+        for worker in present:
+            self._posts[worker].weights.copy_(self._weights)
+        if present and self._weights.is_cuda:
+            torch.cuda.synchronize(self._weights.device)
+        for worker in present:
+            self._posts[worker].channel.send(Kind.GO, self.started_at)
+
+    def dismiss(self, worker: WorkerId) -> None:
+        """Tell a worker that has done its share to go."""
+        if worker in self._posts:
+            self._posts[worker].channel.send(Kind.STOP)
+            self._forget(worker)
+
+    def close(self) -> None:
+        """Send everybody home."""
+        for worker in list(self._posts):
+            self.dismiss(worker)
+        self._selector.close()
+
+    # --- receiving ---
+
+    def _poll(self, timeout: float | None) -> None:
+        self._waiting.extend(key.data for key, _ in self._selector.select(timeout))
+
+    def _receive(self, source: WorkerId | str) -> Event | None:
+        if isinstance(source, str):
+            self._receive_from_other(source)
+            return None
+        post = self._posts.get(source)
+        if post is None:
+            return None  # it left while its message waited
+        message = post.channel.receive()
+        at = self.now
+        if message is None or message.kind is Kind.LEAVE:
+            if message is None:
+                self.lost.append(source)
+            self._forget(source)
+            return None if source in self._absent else Left(source, at)
+        if message.kind is Kind.FAILED:
+            raise WorkerFailed(message.body.decode())
+        return Push(source, at, message.number, message.real)
+
+    def _receive_ready(self, source: WorkerId | str) -> None:
+        if isinstance(source, str):
+            self._receive_from_other(source)
+            return
+        message = self._posts[source].channel.receive()
+        if message is None:
+            raise WorkerFailed(f"worker {source} died before it was ready")
+        if message.kind is Kind.FAILED:
+            raise WorkerFailed(message.body.decode())
+        self._unready.discard(source)
+
+    def _receive_from_other(self, name: str) -> None:
+        channel = self._others[name]
+        message = channel.receive()
+        if message is None:
+            self._selector.unregister(channel)
+        elif message.kind in (Kind.GO, Kind.READY):
+            self._unready.discard(name)
+        self._on_message(name, message)
+
+    def _forget(self, worker: WorkerId) -> None:
+        post = self._posts.pop(worker)
+        self._selector.unregister(post.channel)
+        post.channel.close()
+
+    # --- time ---
+
+    def _due(self) -> Event | None:
+        now = self.now
+        for event in sorted(self._timers, key=lambda event: event.at):
+            if event.at > now:
+                return None
+            self._timers.remove(event)
+            if isinstance(event, TimerFired):
+                return event._replace(at=now)
+            if event.worker not in self._posts:
+                continue  # it is gone already
+            if isinstance(event, Left):
+                self.dismiss(event.worker)
+            self._absent.discard(event.worker)
+            return event._replace(at=now)
+        return None
+
+    def _patience(self, until: Nanoseconds | None) -> float | None:
+        moments = [event.at for event in self._timers] + ([] if until is None else [until])
+        return max(0.0, (min(moments) - self.now) / SECOND) if moments else None

@@ -1,0 +1,217 @@
+"""The driver's side of a local run: it starts the processes, passes on what they say, and leaves nothing behind."""
+
+import multiprocessing
+import selectors
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from dssp_bench.core.paradigm import Paradigm
+from dssp_bench.core.schedule import LearningRate
+from dssp_bench.engines.engine import Limits
+from dssp_bench.engines.layout import ClusterLayout
+from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
+from dssp_bench.engines.local.memory import SharedTensors
+from dssp_bench.engines.local.processes import (
+    EvaluatorFactory,
+    EvaluatorJob,
+    RunRecorder,
+    ServerJob,
+    WorkerFactory,
+    WorkerJob,
+    run_evaluator,
+    run_server,
+    run_worker,
+)
+from dssp_bench.engines.options import LocalOptions
+from dssp_bench.engines.status import Page, StatusPage, page_size
+
+_SNAPSHOTS = 4
+_PATIENCE_S = 5.0
+
+
+@dataclass
+class LocalJob:
+    """One run on this machine; `initial` is weights [P], statistics [S] and the statistics' momentum [S]."""
+
+    paradigm: Paradigm
+    layout: ClusterLayout
+    limits: Limits
+    rates: LearningRate
+    optimizer: dict[str, Any]
+    initial: Sequence[torch.Tensor]
+    worker: WorkerFactory
+    evaluator: EvaluatorFactory
+    recorder: Callable[[], RunRecorder]
+    evaluate_every: float
+    evaluation_device: str
+    target_accuracy: float | None
+    options: LocalOptions
+
+
+def devices(layout: ClusterLayout) -> list[str]:
+    """Where each worker computes: as the layout says, and by turns on all GPUs (or on the CPU) where it says auto."""
+    gpus = torch.cuda.device_count()
+    chosen = []
+    for worker, described in enumerate(layout.workers):
+        device = described.device
+        if device == "auto":
+            device = f"cuda:{worker % gpus}" if gpus else "cpu"
+        chosen.append("cuda:0" if device == "cuda" else device)
+    return chosen
+
+
+def server_device(layout: ClusterLayout) -> str:
+    """Where the weights live: as the layout says, or where the first worker computes."""
+    device = layout.server.device
+    if device == "auto":
+        return devices(layout)[0]
+    return "cuda:0" if device == "cuda" else device
+
+
+def transports(layout: ClusterLayout) -> list[str]:
+    """How each worker's gradients reach the server: not copied at all, between GPUs, or staged in the host's memory."""
+    server = server_device(layout)
+    kinds = []
+    for device in devices(layout):
+        if device == server:
+            kinds.append("shared")
+        else:
+            kinds.append("peer copy" if device != "cpu" and server != "cpu" else "staged in host memory")
+    return kinds
+
+
+def start_fork_server(preload: Sequence[str]) -> None:
+    """Start the process that imports the modules once and then forks the others; returns at once."""
+    from multiprocessing import forkserver  # noqa: PLC0415
+
+    multiprocessing.set_forkserver_preload(list(preload))
+    forkserver.ensure_running()
+
+
+class LocalRun:
+    """The processes of one run; a context manager that ends them all, whatever happens."""
+
+    def __init__(self, job: LocalJob) -> None:
+        self._job = job
+        self._processes: list[BaseProcess] = []
+        self._channel: Channel | None = None
+        self._page: StatusPage | None = None
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def go(self) -> None:
+        """Let the run begin as soon as everyone is ready."""
+        assert self._channel
+        self._channel.send(Kind.GO)
+
+    def stop(self) -> None:
+        """Ask the server to end the run at a safe point."""
+        assert self._channel
+        self._channel.send(Kind.STOP)
+
+    def page(self) -> Page:
+        """How the run stands."""
+        assert self._page
+        return self._page.read()
+
+    def message(self, timeout_s: float) -> Message | None:
+        """What the server says within that time; None if it says nothing. Raises EOFError if it is gone."""
+        assert self._channel
+        if not self._selector.select(timeout_s):
+            return None
+        message = self._channel.receive()
+        if message is None:
+            raise EOFError
+        return message
+
+    def close(self) -> None:
+        """Wait a little for the processes to end by themselves, then end them."""
+        if self._channel:
+            self._channel.close()
+        self._selector.close()
+        for process in self._processes:
+            process.join(_PATIENCE_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        self._processes = []
+
+    def server_exit(self) -> str:
+        """How the server's process ended, in words."""
+        server = self._processes[0]
+        server.join(_PATIENCE_S)
+        code = server.exitcode
+        if code is not None and code < 0:
+            with suppress(ValueError):
+                return f"the server process was killed by {signal.Signals(-code).name}"
+        return f"the server process ended with exit code {code}"
+
+    # --- starting ---
+
+    def _start(self) -> None:
+        job = self._job
+        parameters, statistics, momentum = job.initial
+        on, where = devices(job.layout), server_device(job.layout)
+        sizes = [(parameters.shape, torch.float32), (statistics.shape, torch.float32)]
+        status = SharedTensors([((page_size(len(on)),), torch.float64)])
+        self._page = StatusPage(status.views()[0])
+        self._page.begin()
+
+        worker_jobs, meetings = [], {}
+        for worker, device in enumerate(on):
+            here, there = channel_pair()
+            handles = where != "cpu" and device != "cpu"
+            memory = None if handles else SharedTensors([sizes[0], sizes[0], sizes[1]])
+            meetings[worker] = (here, memory)
+            worker_jobs.append(
+                WorkerJob(worker, there, device, memory, job.layout, job.worker, job.options.threads)
+            )
+        to_evaluator, evaluator_end = channel_pair()
+        handles = where != "cpu" and job.evaluation_device != "cpu"
+        snapshots = None if handles else SharedTensors(sizes * _SNAPSHOTS)
+        evaluator_job = EvaluatorJob(
+            evaluator_end, job.evaluation_device, snapshots, job.evaluator, job.options.threads
+        )
+        self._channel, driver_end = channel_pair()
+        self._selector.register(self._channel, selectors.EVENT_READ)
+        server_job = ServerJob(
+            where, job.paradigm, job.layout, job.limits, job.rates, job.optimizer,
+            SharedTensors.copy_of([parameters, statistics, momentum]), meetings,
+            to_evaluator, snapshots, _SNAPSHOTS, job.evaluate_every, job.target_accuracy,
+            driver_end, status, job.recorder, job.options.startup_timeout_s,
+        )  # fmt: skip
+
+        self._launch("server", run_server, server_job)
+        for worker_job in worker_jobs:
+            self._launch(job.layout.workers[worker_job.worker].name, run_worker, worker_job)
+        self._launch("evaluator", run_evaluator, evaluator_job)
+        for channel in [here for here, _ in meetings.values()] + [j.channel for j in worker_jobs]:
+            channel.close()
+        for channel in (to_evaluator, evaluator_end, driver_end):
+            channel.close()
+
+    def _launch(self, name: str, main: Callable[[Any], None], job: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=main, args=(job,), name=f"dssp-bench {name}", daemon=True)
+        process.start()
+        self._processes.append(process)

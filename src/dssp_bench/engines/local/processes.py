@@ -1,0 +1,382 @@
+"""What the server, a worker and the evaluator do, each in a process of its own.
+
+What they compute comes in as factories, which the experiment hands down: engines know nothing of networks, data sets or
+files.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dssp_bench.core.coordinator import Coordinator
+from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.messages import Joined, Left, Nanoseconds, Outcome, WorkerId
+from dssp_bench.core.paradigm import Paradigm
+from dssp_bench.core.schedule import LearningRate
+from dssp_bench.core.server import ParameterServer, Slot
+from dssp_bench.core.update import SGD
+from dssp_bench.engines.engine import Limits
+from dssp_bench.engines.layout import ClusterLayout
+from dssp_bench.engines.local.channel import Channel, Kind, Message
+from dssp_bench.engines.local.engine import LocalEngine, Post
+from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
+from dssp_bench.engines.observer import Membership, Observer, Recorder, Recording, Snapshots
+from dssp_bench.engines.serve import serve
+from dssp_bench.engines.status import StatusPage
+from dssp_bench.worker import Worker
+
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerFactory(Protocol):
+    """Makes a worker in its own process."""
+
+    def __call__(self, worker: WorkerId, device: str, weights: Tensor, slot: Slot) -> Worker:
+        """The worker with this number, warmed up, on weights and a slot that live on its device."""
+
+
+class EvaluatorFactory(Protocol):
+    """Makes an evaluation of flat weights [P] and statistics [S] in the evaluator's process."""
+
+    def __call__(self, device: str, weights: Tensor, statistics: Tensor) -> Callable[[], tuple[float, float]]:
+        """A function that gives loss and accuracy of whatever the two tensors hold when it is called."""
+
+
+class RunRecorder(Recorder, Protocol):
+    """Keeps everything a run leaves."""
+
+    def on_evaluation(self, at: Nanoseconds, version: int, samples: int, loss: float, accuracy: float) -> None:
+        """Keep one evaluation of a snapshot."""
+
+    def close(self) -> None:
+        """The run is over: finish the files."""
+
+
+@dataclass
+class WorkerJob:
+    """All that a worker's process needs. On the CPU `memory` holds pulled weights, gradient and statistics."""
+
+    worker: WorkerId
+    channel: Channel
+    device: str
+    memory: SharedTensors | None
+    layout: ClusterLayout
+    factory: WorkerFactory
+    threads: int
+
+
+@dataclass
+class EvaluatorJob:
+    """All that the evaluator's process needs; `memory` holds weights and statistics of each snapshot."""
+
+    channel: Channel
+    device: str
+    memory: SharedTensors | None
+    factory: EvaluatorFactory
+    threads: int
+
+
+@dataclass
+class ServerJob:
+    """All that the server's process needs; `initial` holds weights, statistics and the statistics' momentum."""
+
+    device: str
+    paradigm: Paradigm
+    layout: ClusterLayout
+    limits: Limits
+    rates: LearningRate
+    optimizer: Mapping[str, Any]
+    initial: SharedTensors
+    workers: dict[WorkerId, tuple[Channel, SharedTensors | None]]
+    evaluator: Channel
+    snapshots: SharedTensors | None
+    snapshot_count: int
+    evaluate_every: float
+    target_accuracy: float | None
+    driver: Channel
+    status: SharedTensors
+    recorder: Callable[[], RunRecorder]
+    startup_timeout_s: float
+
+
+# --- a worker ----------------------------------------------------------------------------------------------------------
+
+
+def run_worker(job: WorkerJob) -> None:
+    """Compute a gradient at every GO, until the server says stop or is gone."""
+    _prepare(job.threads)
+    with _failures_told_to(job.channel):
+        slot_weights, slot = _open_slot(job)
+        weights, local_slot = _on_device(slot_weights, slot, job.device)
+        worker = job.factory(job.worker, job.device, weights, local_slot)
+        job.channel.send(Kind.READY)
+        while (message := job.channel.receive()) and message.kind is Kind.GO:
+            began = time.monotonic_ns()
+            if weights is not slot_weights:
+                weights.copy_(slot_weights)
+            loss = worker.compute_gradient()
+            if local_slot is not slot:
+                _copy_slot(slot, local_slot)
+            loss_value = _synchronised(loss)
+            slowdown = job.layout.slowdown(job.worker, began - message.number)
+            _sleep_until(began + round((time.monotonic_ns() - began) * slowdown))
+            if not job.channel.send(Kind.PUSH, time.monotonic_ns() - began, loss_value):
+                return
+
+
+def _open_slot(job: WorkerJob) -> tuple[Tensor, Slot]:
+    if job.memory:
+        weights, gradient, statistics = job.memory.views()
+        return weights, Slot(gradient, statistics)
+    message = job.channel.receive()
+    if message is None or message.kind is not Kind.HANDLE:
+        raise SystemExit(0)
+    weights, gradient, statistics = open_cuda_handle(message.body)
+    return weights, Slot(gradient, statistics)
+
+
+def _on_device(weights: Tensor, slot: Slot, device: str) -> tuple[Tensor, Slot]:
+    """The tensors themselves if they are where the worker computes, else copies that are synchronised by hand."""
+    if weights.device == torch.device(device):
+        return weights, slot
+    return weights.to(device), Slot(slot.gradient.to(device), slot.statistics.to(device))
+
+
+def _copy_slot(target: Slot, source: Slot) -> None:
+    target.gradient.copy_(source.gradient)
+    target.statistics.copy_(source.statistics)
+
+
+def _synchronised(loss: Tensor) -> float:
+    """The loss, when everything that was started on its device is complete."""
+    if loss.is_cuda:
+        torch.cuda.synchronize(loss.device)
+    return float(loss)
+
+
+def _sleep_until(moment: Nanoseconds) -> None:
+    if (left := moment - time.monotonic_ns()) > 0:
+        time.sleep(left / 1e9)
+
+
+# --- the evaluator -----------------------------------------------------------------------------------------------------
+
+
+def run_evaluator(job: EvaluatorJob) -> None:
+    """Evaluate each snapshot that the server announces, and say what came out."""
+    _prepare(job.threads)
+    with _failures_told_to(job.channel):
+        tensors = _snapshot_tensors(job)
+        evaluations = [_evaluation(job, *tensors[i : i + 2]) for i in range(0, len(tensors), 2)]
+        job.channel.send(Kind.READY)
+        while (message := job.channel.receive()) and message.kind is Kind.SNAPSHOT:
+            loss, accuracy = evaluations[message.number]()
+            if not job.channel.send_json(Kind.EVALUATED, {"loss": loss, "accuracy": accuracy}, message.number):
+                return
+
+
+def _snapshot_tensors(job: EvaluatorJob) -> list[Tensor]:
+    if job.memory:
+        return job.memory.views()
+    message = job.channel.receive()
+    if message is None or message.kind is not Kind.HANDLE:
+        raise SystemExit(0)
+    return open_cuda_handle(message.body)
+
+
+def _evaluation(job: EvaluatorJob, weights: Tensor, statistics: Tensor) -> Callable[[], tuple[float, float]]:
+    """What evaluates one snapshot; a snapshot on another device than the evaluator's is copied there each time."""
+    if weights.device == torch.device(job.device):
+        return job.factory(job.device, weights, statistics)
+    here = weights.to(job.device), statistics.to(job.device)
+    evaluate = job.factory(job.device, *here)
+
+    def copy_and_evaluate() -> tuple[float, float]:
+        for target, source in zip(here, (weights, statistics), strict=True):
+            target.copy_(source)
+        return evaluate()
+
+    return copy_and_evaluate
+
+
+# --- the server --------------------------------------------------------------------------------------------------------
+
+
+def run_server(job: ServerJob) -> None:
+    """Serve one run, from the workers' first readiness to the last evaluation and the finished records."""
+    _prepare(threads=1)
+    with _failures_told_to(job.driver):
+        _Server(job).run()
+
+
+class _Server:
+    """The server's process: the loop's parts, and the conversations with evaluator and driver."""
+
+    def __init__(self, job: ServerJob) -> None:
+        self._job = job
+        self._recorder = job.recorder()
+        self._page = StatusPage(job.status.views()[0])
+        self._membership = Membership()
+        weights, self._statistics, momentum = (t.to(job.device, copy=True) for t in job.initial.views())
+        self._weights = weights
+        posts, slots = self._meet_workers()
+        self._snapshots = self._meet_evaluator()
+        self._free = list(range(job.snapshot_count))
+        self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
+        self._parameters = ParameterServer(
+            weights, SGD(weights, **job.optimizer), slots, statistics=self._statistics, momentum=momentum
+        )
+        self._engine = LocalEngine(
+            posts,
+            weights,
+            calendar=_calendar(job.layout),
+            others={"evaluator": job.evaluator, "driver": job.driver},
+            on_message=self._on_message,
+            startup_timeout_s=job.startup_timeout_s,
+        )
+        self._stopped_by_driver = False
+
+    def run(self) -> None:
+        job, batch_size = self._job, self._job.rates.batch_size
+        coordinator = Coordinator(job.paradigm, job.layout.present)
+        observers = [
+            Recording(self._recorder),
+            self._page,
+            self._membership,
+            Snapshots(job.evaluate_every, batch_size, self._take_snapshot),
+            _Started(self._engine, job.driver),
+        ]
+        try:
+            duration = serve(coordinator, self._engine, job.limits, job.rates, self._parameters, observers)
+            self._await_evaluations()
+        finally:
+            self._recorder.close()
+        report = {
+            "duration_ns": duration,
+            "membership": self._membership.events,
+            "lost_workers": self._engine.lost,
+            "stopped": self._stopped_by_driver,
+        }
+        job.driver.send_json(Kind.DONE, report)
+
+    # --- who is there ---
+
+    def _meet_workers(self) -> tuple[dict[WorkerId, Post], dict[WorkerId, Slot]]:
+        posts, slots = {}, {}
+        for worker, (channel, memory) in self._job.workers.items():
+            weights, gradient, statistics = memory.views() if memory else self._hand_over(channel)
+            posts[worker] = Post(channel, weights)
+            slots[worker] = Slot(gradient, statistics)
+        return posts, slots
+
+    def _hand_over(self, channel: Channel) -> list[Tensor]:
+        """Room for one worker in the server's own CUDA memory; the worker gets handles."""
+        room = [torch.zeros_like(t) for t in (self._weights, self._weights, self._statistics)]
+        channel.send(Kind.HANDLE, body=cuda_handle(room))
+        return room
+
+    def _meet_evaluator(self) -> list[Tensor]:
+        if self._job.snapshots:
+            return self._job.snapshots.views()
+        pair = (self._weights, self._statistics)
+        room = [torch.zeros_like(t) for _ in range(self._job.snapshot_count) for t in pair]
+        self._job.evaluator.send(Kind.HANDLE, body=cuda_handle(room))
+        return room
+
+    # --- snapshots ---
+
+    def _take_snapshot(self, at: Nanoseconds, version: int, samples: int) -> bool:
+        """Copy the weights for the evaluator; False if all copies are still being evaluated."""
+        if not self._free:
+            return False
+        number = self._free.pop()
+        self._snapshots[2 * number].copy_(self._weights)
+        self._snapshots[2 * number + 1].copy_(self._statistics)
+        if self._weights.is_cuda:
+            torch.cuda.synchronize(self._weights.device)
+        self._pending[number] = (at, version, samples)
+        self._job.evaluator.send(Kind.SNAPSHOT, number)
+        return True
+
+    def _await_evaluations(self) -> None:
+        """The run is over, so there is time: the last snapshot, if no copy was free for it, and all evaluations."""
+        while self._pending:
+            self._on_message("evaluator", self._job.evaluator.receive())
+
+    def _on_message(self, name: str, message: Message | None) -> None:
+        if name == "driver":
+            if message is None or message.kind is Kind.STOP:
+                self._stopped_by_driver = True
+                self._engine.interrupt()
+        elif message is None:
+            raise DsspBenchError("the evaluator died")
+        elif message.kind is Kind.FAILED:
+            raise DsspBenchError(message.body.decode())
+        elif message.kind is Kind.EVALUATED:
+            self._on_evaluated(message.number, **message.json())
+
+    def _on_evaluated(self, number: int, loss: float, accuracy: float) -> None:
+        at, version, samples = self._pending.pop(number)
+        self._free.append(number)
+        self._recorder.on_evaluation(at, version, samples, loss, accuracy)
+        found = {"at": at, "version": version, "samples": samples, "loss": loss, "accuracy": accuracy}
+        self._job.driver.send_json(Kind.EVALUATED, found)
+        target = self._job.target_accuracy
+        if target is not None and accuracy >= target:
+            self._engine.interrupt()
+
+
+class _Started(Observer):
+    """Tells the driver when the run's time began."""
+
+    def __init__(self, engine: LocalEngine, driver: Channel) -> None:
+        self._engine = engine
+        self._driver = driver
+        self._told = False
+
+    def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """The first outcome is the start; afterwards there is nothing to tell."""
+        if not self._told:
+            self._told = self._driver.send(Kind.STARTED, self._engine.started_at)
+
+
+def _calendar(layout: ClusterLayout) -> list[Joined | Left]:
+    joins = [Joined(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.join]
+    return joins + [Left(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.leave]
+
+
+# --- every process -----------------------------------------------------------------------------------------------------
+
+
+def _prepare(threads: int) -> None:
+    """Die with the parent, leave Ctrl-C to the driver, and compute with no more threads than asked for."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+
+
+class _failures_told_to:  # noqa: N801  (reads as a statement)
+    """Sends the traceback of an exception to the peer, and then ends the process quietly."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, SystemExit):
+            return
+        text = str(error) if isinstance(error, DsspBenchError) else "".join(traceback.format_exception(error))
+        self._channel.send(Kind.FAILED, body=text[-60_000:].encode())
+        os._exit(1)

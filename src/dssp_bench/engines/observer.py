@@ -1,0 +1,95 @@
+"""Observers: what watches a run from inside the server loop, and never changes it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from dssp_bench.core.messages import Joined, Left, Nanoseconds, Outcome
+
+
+class Observer:
+    """Sees everything that the loop does, after it was done; does nothing unless a method is overridden."""
+
+    def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """An event was handled; there is one learning rate for each of the outcome's updates."""
+
+    def on_membership(self, event: Left | Joined, pushes: int) -> None:
+        """A worker left or joined after so many pushes of the whole run."""
+
+    def on_finish(self, at: Nanoseconds) -> None:
+        """The loop is over; the weights are final."""
+
+
+class Recorder(Protocol):
+    """Anything that keeps outcomes, such as a `RecordWriter`."""
+
+    def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """Keep one outcome."""
+
+    def flush_if_due(self) -> None:
+        """Write to disk what has waited there for long enough."""
+
+
+class Recording(Observer):
+    """Hands outcomes to the records, and now and then reminds them to write."""
+
+    _REMIND_EVERY = 64
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._until_reminder = self._REMIND_EVERY
+
+    def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """Keep one outcome."""
+        self._recorder.on_outcome(outcome, learning_rates)
+        self._until_reminder -= 1
+        if not self._until_reminder:
+            self._recorder.flush_if_due()
+            self._until_reminder = self._REMIND_EVERY
+
+
+class Snapshots(Observer):
+    """Asks for a snapshot of the weights at the start, after every so many samples, and at the end."""
+
+    def __init__(self, every: float, batch_size: int, take: Callable[[Nanoseconds, int, int], bool]) -> None:
+        self._every = every
+        self._batch_size = batch_size
+        self._take = take
+        self._pushes = 0
+        self._version = 0
+        self._next = every
+        self._taken: tuple[int, int] | None = None
+
+    def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """Take the first snapshot before any push, and the next ones when enough samples were pushed."""
+        if outcome.updates:
+            self._version = outcome.updates[-1].version
+        if outcome.push:
+            self._pushes += 1
+        if outcome.at == 0 and self._pushes == 0:
+            self._try(outcome.at)
+        elif self._pushes * self._batch_size >= self._next and self._try(outcome.at):
+            while self._next <= self._pushes * self._batch_size:
+                self._next += self._every
+
+    def on_finish(self, at: Nanoseconds) -> None:
+        """Take the last snapshot, unless nothing has changed since the latest one."""
+        if self._taken != (self._version, self._pushes):
+            self._try(at)
+
+    def _try(self, at: Nanoseconds) -> bool:
+        taken = self._take(at, self._version, self._pushes * self._batch_size)
+        if taken:
+            self._taken = (self._version, self._pushes)
+        return taken
+
+
+class Membership(Observer):
+    """Keeps who left and joined, and after how many pushes; a replay needs it."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, int | str]] = []
+
+    def on_membership(self, event: Left | Joined, pushes: int) -> None:
+        """Keep one event."""
+        kind = "left" if isinstance(event, Left) else "joined"
+        self.events.append({"event": kind, "worker": event.worker, "at_ns": event.at, "after_pushes": pushes})

@@ -1,0 +1,36 @@
+"""What a user may choose of each engine."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SimulatedOptions(_Options):
+    """Virtual time; `train` computes real gradients in virtual order, without it only the timing runs."""
+
+    train: bool = True
+
+
+class LocalOptions(_Options):
+    """Real processes on this machine.
+
+    `pull: whole` delivers one version of the weights, never a mixture of two. `threads` is the number of threads that
+    each worker computes with; `startup_timeout_s` bounds how long the workers may take to become ready.
+    """
+
+    pull: Literal["whole"] = "whole"
+    threads: Annotated[int, Field(ge=1)] = 1
+    startup_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+
+
+class ReplayOptions(_Options):
+    """A recorded run, fed back through the core; `run` is its folder, or the folder's name under `runs/`."""
+
+    run: Annotated[str, Field(min_length=1)]
+
+
+EngineOptions = SimulatedOptions | LocalOptions | ReplayOptions

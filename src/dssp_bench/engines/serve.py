@@ -1,0 +1,92 @@
+"""THE loop: workers push, the server decides, released workers pull, until the run is over."""
+
+from collections.abc import Sequence
+
+from dssp_bench.core.coordinator import Coordinator
+from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Update
+from dssp_bench.core.schedule import LearningRate
+from dssp_bench.core.server import ParameterServer
+from dssp_bench.engines.engine import Engine, Limits
+from dssp_bench.engines.observer import Observer
+
+
+def serve(
+    coordinator: Coordinator,
+    engine: Engine,
+    limits: Limits,
+    rates: LearningRate,
+    server: ParameterServer | None = None,
+    observers: Sequence[Observer] = (),
+) -> Nanoseconds:
+    """Run one experiment on one engine; returns its duration. Without a server only the timing runs."""
+    loop = _Loop(coordinator, engine, rates, server, observers)
+    with engine:
+        engine.start()
+        loop.settle(coordinator.start())
+        at = 0
+        while not limits.reached(coordinator):
+            event = engine.next_event(limits.until)
+            if event is None:
+                break
+            at = event.at
+            loop.handle(event, limits.iterations)
+        for observer in observers:
+            observer.on_finish(at)
+    return at
+
+
+class _Loop:
+    """What happens to one event: decide, carry out, tell the observers, deliver."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        engine: Engine,
+        rates: LearningRate,
+        server: ParameterServer | None,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._coordinator = coordinator
+        self._engine = engine
+        self._rates = rates
+        self._server = server
+        self._observers = observers
+
+    def handle(self, event: Event, share: int | None) -> None:
+        outcome = self._coordinator.handle(event)
+        if isinstance(event, Push):
+            if outcome.push and outcome.push.clock == share:
+                self._retire(event, outcome)
+                return
+        elif isinstance(event, (Left, Joined)):
+            for observer in self._observers:
+                observer.on_membership(event, self._coordinator.pushes)
+        self.settle(outcome)
+
+    def settle(self, outcome: Outcome) -> None:
+        self._carry_out(outcome)
+        released = [release.worker for release in outcome.released]
+        self._engine.deliver(released, len(outcome.updates), outcome.timers)
+
+    def _retire(self, push: Push, outcome: Outcome) -> None:
+        """A worker's last push: it is handled as any other, but then the worker leaves instead of going on."""
+        self._carry_out(outcome)
+        leave = Left(push.worker, push.at)
+        after = self._coordinator.handle(leave)
+        for observer in self._observers:
+            observer.on_membership(leave, self._coordinator.pushes)
+        self._carry_out(after)
+        self._engine.dismiss(push.worker)
+        released = [r.worker for r in outcome.released + after.released if r.worker != push.worker]
+        self._engine.deliver(released, len(outcome.updates) + len(after.updates), outcome.timers + after.timers)
+
+    def _carry_out(self, outcome: Outcome) -> None:
+        rates = [self._rate(update) for update in outcome.updates]
+        if self._server:
+            self._server.carry_out(outcome, rates)
+        for observer in self._observers:
+            observer.on_outcome(outcome, rates)
+
+    def _rate(self, update: Update) -> float:
+        staleness = max(gradient.staleness for gradient in update.gradients)
+        return self._rates.at(update.version - 1, self._coordinator.pushes, staleness)

@@ -1,0 +1,110 @@
+"""A run in real processes, seen from the driver."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.messages import SECOND
+from dssp_bench.engines.local.channel import Kind, Message
+from dssp_bench.engines.local.launch import LocalJob, LocalRun
+from dssp_bench.engines.options import LocalOptions
+from dssp_bench.experiment.parts import EvaluatorMaker, RecordsMaker, SharedData, WorkerMaker, initial_state
+from dssp_bench.experiment.plan import Plan
+from dssp_bench.experiment.spec import RunSpec
+from dssp_bench.experiment.watcher import RunInfo
+from dssp_bench.experiment.watchers import Watchers
+from dssp_bench.records.schema import Evaluation
+from dssp_bench.tasks.task import Data, Task
+
+PRELOAD = ("dssp_bench.experiment.parts", "dssp_bench.engines.local.processes")
+"""What the process that forks the others imports once."""
+
+_PAGES_PER_S = 4.0
+_RECORDS_EVERY_S = 5.0
+
+
+def run_locally(
+    spec: RunSpec, plan: Plan, data: Data, records: RecordsMaker, watchers: Watchers, info: RunInfo, device: str
+) -> dict[str, Any]:
+    """Run to the end; returns what only the server knows. Raises DsspBenchError; Ctrl-C ends the run at a safe point."""
+    assert isinstance(spec.engine, LocalOptions)
+    shared = SharedData(data)
+    workers = len(spec.cluster.workers)
+    job = LocalJob(
+        spec.paradigm,
+        spec.cluster,
+        plan.limits,
+        plan.rates,
+        spec.optimizer.model_dump(exclude={"learning_rate"}),
+        initial_state(Task(spec.model, data).build_model(spec.seed)),
+        WorkerMaker(spec.model, shared, spec.batch_size, spec.seed, workers),
+        EvaluatorMaker(spec.model, shared, spec.evaluation.batch_size),
+        records,
+        plan.evaluate_every,
+        device,
+        spec.stop.target_accuracy,
+        spec.engine,
+    )
+    with LocalRun(job) as local:
+        watchers.start(info)  # while the processes start
+        local.go()
+        return _Conversation(local, watchers, records).to_the_end()
+
+
+class _Conversation:
+    """What the driver hears from the server, and passes on to the watchers."""
+
+    def __init__(self, local: LocalRun, watchers: Watchers, records: RecordsMaker) -> None:
+        self._local = local
+        self._watchers = watchers
+        self._records = records
+        self._folder: Path = records.folder
+        self._started_at: int | None = None
+        self._interrupted = False
+
+    def to_the_end(self) -> dict[str, Any]:
+        records_due = time.monotonic() + _RECORDS_EVERY_S
+        while True:
+            try:
+                message = self._local.message(1 / _PAGES_PER_S)
+                if message is not None and message.kind is Kind.DONE:
+                    return self._report(message)
+                self._heard(message)
+                self._watchers.progress(self._local.page())
+                if time.monotonic() >= records_due:
+                    self._watchers.records(self._folder)
+                    records_due = time.monotonic() + _RECORDS_EVERY_S
+            except EOFError:
+                raise DsspBenchError(self._local.server_exit()) from None
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    raise
+                self._interrupted = True
+                self._local.stop()
+
+    def _report(self, message: Message) -> dict[str, Any]:
+        report: dict[str, Any] = message.json()
+        return {**report, "started_at": self._started_at, "interrupted": self._interrupted}
+
+    def _heard(self, message: Message | None) -> None:
+        if message is None:
+            return
+        if message.kind is Kind.STARTED:
+            self._started_at = message.number
+        elif message.kind is Kind.EVALUATED:
+            found = message.json()
+            epoch = self._records.epoch(found["samples"])
+            self._watchers.evaluation(
+                Evaluation(
+                    found["at"], found["version"], found["samples"], epoch, found["loss"], found["accuracy"]
+                )
+            )
+        elif message.kind is Kind.FAILED:
+            raise DsspBenchError(message.body.decode())
+
+
+def startup_seconds(began: float, report: dict[str, Any]) -> float:
+    """Seconds from a moment of the monotonic clock to the run's start."""
+    started_at = report.get("started_at")
+    return 0.0 if started_at is None else max(0.0, started_at / SECOND - began)

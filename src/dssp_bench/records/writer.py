@@ -1,0 +1,209 @@
+"""Writes a run's records as the run goes: rows gather in lists, and are converted and appended in bulk.
+
+While the run goes on the rows are in Arrow IPC streams, which can be read up to their last whole batch at any moment, a
+kill included. `close` turns them into Parquet files whose bytes depend on the rows alone. What is not yet flushed when
+the process is killed is lost: at most `ROWS_PER_FLUSH` pushes, or a second's if `flush_if_due` is called often enough.
+Only `close` forces data to disk; until then a crash of the machine, unlike one of the process, may cost more.
+
+Not thread-safe: the server's thread owns the writer.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dssp_bench.core.errors import RecordsError
+from dssp_bench.core.messages import Grant, Nanoseconds, Outcome, PushRecord, Release, Update, Use, WorkerId
+from dssp_bench.records.files import write_whole
+from dssp_bench.records.schema import LATE, STREAMS, TABLES, Evaluation
+from dssp_bench.records.streams import Late, read_stream
+
+ROWS_PER_FLUSH = 8192
+ROWS_PER_GROUP = 65_536
+FLUSH_EVERY_S = 1.0
+
+_ACTIONS = pa.array(["apply", "buffer", "drop"], pa.string())
+
+
+class RecordWriter:
+    """The records of one run, in one folder; `now` reads any steady clock in seconds, which only paces the flushes.
+
+    Raises RecordsError if the folder holds records already.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [file for name in STREAMS for file in (f"{name}.arrows", f"{name}.parquet") if (folder / file).exists()]
+        if taken:
+            raise RecordsError(f"{folder} holds the records of a run already: {', '.join(taken)}")
+        self.folder = folder
+        self.closed = False
+        self._now = now
+        self._flushed_at = now()
+        self._flushed_pushes = 0
+        self._pushes: list[PushRecord] = []
+        self._updates: list[tuple[int, Nanoseconds, int, float]] = []
+        self._evaluations: list[Evaluation] = []
+        self._grants: list[Grant] = []
+        self._late: list[tuple[int, int | None, Nanoseconds | None]] = []
+        self._unapplied: dict[tuple[WorkerId, int], int] = {}  # the row of each buffered push
+        self._unreleased: dict[tuple[WorkerId, int], int] = {}  # the row of each push whose worker is held
+        self._streams = {name: _Stream(folder / f"{name}.arrows", schema) for name, schema in STREAMS.items()}
+
+    def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        """Note one outcome, with the learning rate of each of its updates."""
+        _, push, updates, released, _, _, grant = outcome
+        pushes = self._pushes
+        if push is not None:
+            if push.held is None:
+                self._unreleased[push.worker, push.clock] = self._flushed_pushes + len(pushes)
+            if push.staleness is None and push.use is Use.BUFFER:
+                self._unapplied[push.worker, push.clock] = self._flushed_pushes + len(pushes)
+            pushes.append(push)
+        if updates:
+            for update, rate in zip(updates, learning_rates, strict=True):
+                self._updates.append((update.version, update.at, len(update.gradients), rate))
+            if self._unapplied:
+                self._note_staleness(updates)
+        if self._unreleased and released:
+            self._note_holds(released)
+        if grant is not None:
+            self._grants.append(grant)
+        if len(pushes) >= ROWS_PER_FLUSH:
+            self.flush()
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Note the result of one evaluation."""
+        self._evaluations.append(evaluation)
+
+    def flush_if_due(self) -> None:
+        """Flush if that was last done a second ago or earlier."""
+        if self._now() - self._flushed_at >= FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append everything noted so far to the streams, where readers see it."""
+        self._flushed_at = self._now()
+        self._flushed_pushes += len(self._pushes)
+        for name, rows, columns in (
+            ("pushes", self._pushes, _push_columns),
+            ("late", self._late, _late_columns),
+            ("updates", self._updates, _update_columns),
+            ("evaluations", self._evaluations, _evaluation_columns),
+            ("grants", self._grants, _grant_columns),
+        ):
+            if rows:
+                self._streams[name].write(columns(list(zip(*rows, strict=True))))
+                rows.clear()
+
+    def close(self) -> None:
+        """Flush and turn the streams into the finished Parquet files; a second call does nothing."""
+        if self.closed:
+            return
+        self.flush()
+        self.closed = True
+        for stream in self._streams.values():
+            stream.close()
+        consolidate(self.folder)
+
+    def _note_staleness(self, updates: Iterable[Update]) -> None:
+        """Of gradients that were buffered at an earlier push and are part of an update now."""
+        for update in updates:
+            for message, staleness, _ in update.gradients:
+                row = self._unapplied.pop(message, None)
+                if row is not None:
+                    self._late.append((row, staleness, None))
+
+    def _note_holds(self, released: Iterable[Release]) -> None:
+        """Of workers that were held at an earlier push and are released now."""
+        for _, held, after in released:
+            row = self._unreleased.pop(after, None)
+            if row is not None:
+                self._late.append((row, None, held))
+
+
+def consolidate(folder: Path) -> None:
+    """Turn a run's streams into the finished Parquet files and remove them, as `close` does; also for a killed run."""
+    late = Late.of(read_stream(folder / "late.arrows", LATE))
+    for name, schema in TABLES.items():
+        table = read_stream(folder / f"{name}.arrows", schema)
+        news = late if name == "pushes" else None
+        write_whole(folder / f"{name}.parquet", partial(_write_parquet, table, news))
+    for name in STREAMS:
+        (folder / f"{name}.arrows").unlink(missing_ok=True)
+
+
+def _write_parquet(table: pa.Table, late: Late | None, path: Path) -> None:
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        for start in range(0, table.num_rows, ROWS_PER_GROUP):
+            group = table.slice(start, ROWS_PER_GROUP)
+            if late:
+                group = late.merged_into(group, start)
+            writer.write_table(group.combine_chunks(), row_group_size=ROWS_PER_GROUP)
+
+
+class _Stream:
+    """An Arrow IPC stream that grows batch by batch; every batch is with the operating system when `write` returns."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_stream(self._file, schema)
+
+    def write(self, columns: Sequence[Any]) -> None:
+        arrays = [
+            column.cast(field.type) if isinstance(column, pa.Array) else pa.array(column, field.type)
+            for column, field in zip(columns, self._schema, strict=True)
+        ]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+
+# --- rows to columns, in the order of the schema ---
+
+
+def _seconds(nanoseconds: Sequence[int | None]) -> pa.Array:
+    return pc.divide(pa.array(nanoseconds, pa.int64()).cast(pa.float64(), safe=False), 1e9)
+
+
+def _push_columns(columns: Sequence[Any]) -> list[Any]:
+    worker, clock, lead, pulled, version, staleness, at, compute, held, use, threshold, loss = columns
+    actions = _ACTIONS.take(pa.array([0 if u is Use.APPLY else 1 if u is Use.BUFFER else 2 for u in use], pa.int8()))
+    return [
+        worker, clock, lead, pulled, version, staleness,
+        _seconds(at), _seconds(compute), _seconds(held), actions, threshold, _losses(loss),
+    ]  # fmt: skip
+
+
+def _losses(losses: Sequence[float | None]) -> pa.Array:
+    return pa.array(losses, pa.float64()).cast(pa.float32(), safe=False)
+
+
+def _late_columns(columns: Sequence[Any]) -> list[Any]:
+    row, staleness, held = columns
+    return [row, staleness, _seconds(held)]
+
+
+def _update_columns(columns: Sequence[Any]) -> list[Any]:
+    version, at, pushes, learning_rate = columns
+    return [version, _seconds(at), pushes, learning_rate]
+
+
+def _evaluation_columns(columns: Sequence[Any]) -> list[Any]:
+    at, version, samples, epoch, loss, accuracy = columns
+    return [_seconds(at), version, samples, *(np.asarray(column, float) for column in (epoch, loss, accuracy))]
+
+
+def _grant_columns(columns: Sequence[Any]) -> list[Any]:
+    worker, at, lead, r_star, predicted_wait = columns
+    return [_seconds(at), worker, lead, r_star, _seconds(predicted_wait)]

@@ -1,0 +1,1 @@
+"""Networks, one file each; `shapes` refuses images that a network cannot take."""
