@@ -41,14 +41,14 @@ def outcome(*updates: dict[tuple[int, int], float], keep: tuple[MessageId, ...] 
 def test_updates_are_carried_out_in_order_each_at_its_own_rate() -> None:
     rule = Written()
     server = ParameterServer(torch.zeros(2), rule, {0: slot(1, 2), 1: slot(3, 4)})
-    server.carry_out(outcome({(1, 1): 1.0}, {(0, 1): 1.0}), lambda update: update.version / 10)
+    server.carry_out(outcome({(1, 1): 1.0}, {(0, 1): 1.0}), [0.1, 0.2])
     assert rule.steps == [([3, 4], 0.1), ([1, 2], 0.2)]
 
 
 def test_gradients_are_added_with_their_weights_and_slots_stay_as_they_are() -> None:
     rule, slots = Written(), {0: slot(1, 2), 1: slot(3, 4), 2: slot(10, 20)}
     server = ParameterServer(torch.zeros(2), rule, slots)
-    server.carry_out(outcome({(0, 1): 0.5, (1, 1): 2.0, (2, 1): 1.0}, {(2, 1): 0.1}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 1): 0.5, (1, 1): 2.0, (2, 1): 1.0}, {(2, 1): 0.1}), [1.0, 1.0])
     assert rule.steps == [([16.5, 29.0], 1.0), ([1.0, 2.0], 1.0)]
     assert [s.gradient.tolist() for s in slots.values()] == [[1, 2], [3, 4], [10, 20]]
 
@@ -56,12 +56,12 @@ def test_gradients_are_added_with_their_weights_and_slots_stay_as_they_are() -> 
 def test_a_kept_gradient_outlives_what_its_worker_does_next() -> None:
     rule, slots = Written(), {0: slot(1, 2)}
     server = ParameterServer(torch.zeros(2), rule, slots)
-    server.carry_out(outcome(keep=(MessageId(0, 1),)), lambda update: 1.0)
+    server.carry_out(outcome(keep=(MessageId(0, 1),)), [])
     slots[0].gradient.fill_(9)
-    server.carry_out(outcome({(0, 1): 1.0}, {(0, 2): 1.0}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 1): 1.0}, {(0, 2): 1.0}), [1.0, 1.0])
     assert [gradient for gradient, _ in rule.steps] == [[1, 2], [9, 9]]
     slots[0].gradient.fill_(7)
-    server.carry_out(outcome({(0, 1): 1.0}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 1): 1.0}), [1.0])
     assert rule.steps[-1][0] == [7, 7]  # the copy is gone once it was applied
 
 
@@ -70,9 +70,9 @@ def test_running_statistics_move_towards_the_weighted_mean_of_the_batches() -> N
     server = ParameterServer(
         torch.zeros(1), Written(), slots, statistics=torch.zeros(2), momentum=torch.tensor([0.1, 0.5])
     )
-    server.carry_out(outcome({(0, 1): 1.0, (1, 1): 1.0}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 1): 1.0, (1, 1): 1.0}), [1.0])
     torch.testing.assert_close(server.statistics, torch.tensor([0.2, 2.0]))
-    server.carry_out(outcome({(0, 2): 3.0, (1, 2): 1.0}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 2): 3.0, (1, 2): 1.0}), [1.0])
     torch.testing.assert_close(server.statistics, torch.tensor([0.2 + 0.1 * 1.3, 2.0 + 0.5 * 4.0]))
 
 
@@ -80,15 +80,35 @@ def test_a_weight_scales_a_gradient_and_not_the_statistics_of_its_batch() -> Non
     slots = {0: slot(1.0, statistics=(4.0,))}
     rule = Written()
     server = ParameterServer(torch.zeros(1), rule, slots, statistics=torch.zeros(1), momentum=torch.tensor([0.5]))
-    server.carry_out(outcome({(0, 1): 0.25}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 1): 0.25}), [1.0])
     assert (rule.steps[0][0], server.statistics.tolist()) == ([0.25], [2.0])
+
+
+def test_there_is_one_rate_for_each_update() -> None:
+    server = ParameterServer(torch.zeros(1), Written(), {0: slot(1)})
+    with pytest.raises(ValueError, match="shorter"):
+        server.carry_out(outcome({(0, 1): 1.0}), [])
+
+
+def test_a_gradient_comes_to_the_device_of_the_weights() -> None:
+    @dataclass
+    class Looks:
+        device: str = ""
+
+        def apply(self, gradient: Tensor, learning_rate: float) -> None:
+            self.device = gradient.device.type
+
+    rule = Looks()
+    server = ParameterServer(torch.zeros(2, device="meta"), rule, {0: slot(1, 2)})
+    server.carry_out(outcome({(0, 1): 1.0}), [1.0])
+    assert rule.device == "meta"
 
 
 @pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="an update of total weight 0 divides by it")
 def test_an_update_of_no_weight_leaves_the_statistics_alone() -> None:
     slots = {0: slot(1.0, statistics=(4.0,))}
     server = ParameterServer(torch.zeros(1), Written(), slots, statistics=torch.zeros(1), momentum=torch.tensor([0.5]))
-    server.carry_out(outcome({(0, 1): 0.0}), lambda update: 1.0)
+    server.carry_out(outcome({(0, 1): 0.0}), [1.0])
     assert server.statistics.tolist() == [0.0]
 
 
@@ -96,6 +116,10 @@ def test_an_update_of_no_weight_leaves_the_statistics_alone() -> None:
 
 SGD_OPTIONS = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
 GRADIENTS = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+
+
+def carry_out(server: ParameterServer, decided: Outcome) -> None:
+    server.carry_out(decided, [0.1] * len(decided.updates))
 
 
 def train(paradigm: Paradigm, workers: int, order: list[WorkerId], leaves: tuple[WorkerId, ...] = ()) -> Tensor:
@@ -107,9 +131,9 @@ def train(paradigm: Paradigm, workers: int, order: list[WorkerId], leaves: tuple
     coordinator.start()
     for at, (worker, gradient) in enumerate(zip(order, GRADIENTS, strict=False)):
         slots[worker].gradient.copy_(gradient)
-        server.carry_out(coordinator.handle(Push(worker, at)), lambda update: 0.1)
+        carry_out(server, coordinator.handle(Push(worker, at)))
     for worker in leaves:
-        server.carry_out(coordinator.handle(Left(worker, 99)), lambda update: 0.1)
+        carry_out(server, coordinator.handle(Left(worker, 99)))
     return weights
 
 
@@ -149,7 +173,7 @@ def test_a_gradient_of_a_worker_that_left_is_part_of_its_round() -> None:
     for event, gradient in [(Push(0, 1), 0), (Left(0, 2), None), (Push(1, 3), 1), (Push(2, 4), 2)]:
         if gradient is not None:
             slots[event.worker].gradient.copy_(GRADIENTS[gradient])
-        server.carry_out(coordinator.handle(event), lambda update: 0.1)
+        carry_out(server, coordinator.handle(event))
     torch.testing.assert_close(weights, torch_steps([GRADIENTS[:3].mean(0)]))
 
 

@@ -93,7 +93,7 @@ def test_googlenet_has_one_output_while_training_too() -> None:
 def test_trying_a_network_of_torchvision_leaves_no_trace_in_its_statistics() -> None:
     network = TorchvisionModel(1, name="resnet18").build((3, 32, 32), 7)
     statistics = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert all(layer.num_batches_tracked == 0 for layer in statistics)  # type: ignore[comparison-overlap]
+    assert all(layer.num_batches_tracked == 0 for layer in statistics)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:

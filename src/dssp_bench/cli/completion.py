@@ -1,32 +1,38 @@
-"""What TAB offers after `dssp-bench run`: groups and their options, keys, Hydra's flags."""
+"""What TAB offers after `dssp-bench run`: groups and their options, keys and their values."""
 
 import os
 from collections.abc import Sequence
 
 
-def complete(incomplete: str, words: Sequence[str]) -> list[str]:
+def complete(words: Sequence[str], incomplete: str) -> list[str]:
     """Candidates for the word under the cursor; never raises, as a traceback would end up in the user's prompt."""
     try:
-        from dssp_bench.cli.compose import completions
-
-        word, typed = _rejoin(incomplete)
-        candidates = completions([w for w in words if "=" in w], word)
-        if len(candidates) == 1 and candidates[0].endswith((".", "=")):
-            # A lone candidate gets a space from the shell, which would be wrong after these: go one level deeper.
-            candidates = completions([w for w in words if "=" in w], candidates[0]) or candidates
-        return [candidate[len(word) - len(typed) :] for candidate in candidates if candidate.startswith(word)]
+        return _candidates(words, incomplete)
     except Exception:
         return []
 
 
-def _rejoin(incomplete: str) -> tuple[str, str]:
-    """The whole word under the cursor, and the part of it that the shell takes for the word: bash splits at `=`."""
-    words = os.environ.get("COMP_WORDS", "").split()
-    if not words or "=" not in words or "_TYPER_COMPLETE_ARGS" in os.environ:
-        return incomplete, incomplete
-    word = words.pop() if words[-1] != "=" else ""
-    while words and "=" in (words[-1], word[:1]):
-        word = words.pop() + word
-    if "=" in words[-1:]:
-        word = words.pop() + word
-    return word, incomplete.rpartition("=")[2]
+def _candidates(words: Sequence[str], incomplete: str) -> list[str]:
+    from dssp_bench.cli.compose import completions
+
+    skip = 0
+    if "COMP_CWORD" in os.environ:
+        words, incomplete = join_words_of_bash(os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"]))
+        skip = incomplete.rfind("=") + 1  # bash completes only what follows
+    overrides = [word for word in words if "=" in word or word == "-m"]
+    found = completions(overrides, incomplete)
+    if len(found) == 1 and found[0].endswith((".", "=")):
+        # The shell adds a space after a lone candidate, which would be wrong here: go one level deeper.
+        found = completions(overrides, found[0]) or found
+    return [candidate[skip:] for candidate in found if candidate.startswith(incomplete)]
+
+
+def join_words_of_bash(words: Sequence[str], current: int) -> tuple[list[str], str]:
+    """The words before the cursor and the one under it; bash makes three words of `key=value`."""
+    joined: list[str] = []
+    for word in words[: current + 1]:
+        if joined and (word == "=" or joined[-1].endswith("=")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined[:-1], joined[-1] if joined else ""

@@ -46,8 +46,8 @@ _CONFIG_NAME = "config"
 class Job:
     """One run as Hydra composed it, in plain values.
 
-    `overrides` are what was typed, or what the sweep chose, for this run. In a sweep, `sweep` is the name of its folder,
-    `number` counts from 0, and `total` says how many runs there are, where that is known.
+    `overrides` are what was typed, or what the sweep chose, for this run. In a sweep, `sweep` is the name of its
+    folder, `number` counts from 0, and `total` says how many runs there are, where that is known.
     """
 
     config: dict[str, Any]
@@ -153,7 +153,9 @@ class _Task:
         self.total: int | None = None
 
     def __call__(self, config: DictConfig) -> Any:
-        job = _job(HydraConfig.instance().cfg, config, self.command, self.total)
+        composed = HydraConfig.instance().cfg
+        assert composed is not None
+        job = _job(OmegaConf.masked_copy(composed, "hydra"), config, self.command, self.total)
         self.started = True
         self.is_sweep = job.sweep is not None
         result = self.runner.run(job)
@@ -168,7 +170,7 @@ class KeepGoingSweeper(BasicSweeper):
     end.
     """
 
-    __module__ = "hydra_plugins.dssp_bench"  # Hydra takes plugins from there only, even when they are registered by hand
+    __module__ = "hydra_plugins.dssp_bench"  # Hydra takes plugins from there only, even registered ones
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember who runs the jobs."""
@@ -177,7 +179,9 @@ class KeepGoingSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs that can work."""
-        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         jobs = [job for batch in self.split_arguments(parsed, None) for job in batch]
@@ -227,9 +231,7 @@ def _register() -> None:
     Plugins.instance().register(KeepGoingSweeper)
 
 
-def _job(
-    composed: DictConfig, config: DictConfig | None = None, command: str = "", total: int | None = None
-) -> Job:
+def _job(composed: DictConfig, config: DictConfig | None = None, command: str = "", total: int | None = None) -> Job:
     settings = composed.hydra
     if config is None:
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -276,7 +278,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     }
     given = [name for name, value in modes.items() if value]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other", "a sweep has one configuration for each of its runs")
+        raise UsageError(f"{' and '.join(given)} exclude each other", "a sweep has as many configurations as runs")
     if options.resolve and not (options.cfg or options.help):
         raise UsageError("--resolve goes with --cfg job", "it shows the configuration with all references resolved")
     if options.shell_completion:
@@ -347,7 +349,7 @@ def _missing(error: MissingConfigException, extra: str | None) -> DsspBenchError
         folders = [config_dir(), *([Path(extra)] if extra else [])]
         there = sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
         return UsageError(
-            f"there is no configuration {path!r} for -cn", f"there is {', '.join(there)}; -cd DIR adds a folder to look in"
+            f"there is no configuration {path!r} for -cn", f"there is {', '.join(there)}; -cd DIR adds a folder of more"
         )
     allowed = f"allowed: {', '.join(error.options)}"
     if not name:

@@ -170,6 +170,7 @@ def _replay(spec: RunSpec, options: ReplayOptions, watchers: Watchers) -> RunRes
         if any(different.values()):
             status, error = "failed", f"decisions differ from the record: {different} rows"
         summary = summarise(replayed, identity=identity(original), status=status, startup_s=0.0, targets=[])
+        summary |= {"membership": (recorded.summary or {})["membership"]}
         summary |= {"replayed": str(recorded.folder), "different_rows": different}
         write_json(folder / "summary.json", summary)
     except DsspBenchError as failure:

@@ -1,0 +1,170 @@
+"""`dssp-bench run`: one run, or a sweep of several."""
+
+import math
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dssp_bench.cli.compose import Job, launch
+from dssp_bench.cli.errors import FAILED, INTERRUPTED, USAGE, problem_line, show_error
+from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.experiment.progress import choose
+from dssp_bench.experiment.spec import RunSpec, build_spec
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run what the command line describes; the exit code."""
+    try:
+        launched = launch(arguments, JobRunner())
+    except DsspBenchError as error:
+        show_error(error)
+        return USAGE
+    results: list[JobResult] = launched.results
+    if launched.is_sweep:
+        _report_sweep(results, Console(highlight=False))
+    if launched.interrupted:
+        return INTERRUPTED
+    failed = [result for result in results if not result.ok]
+    if not failed:
+        return 0
+    return USAGE if all(result.status == "refused" for result in failed) else FAILED
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How one job ended: as its run did, or `refused` because its configuration cannot work."""
+
+    status: str
+    overrides: tuple[str, ...] = ()
+    reason: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run came to its end."""
+        return self.status == "finished"
+
+    def __float__(self) -> float:
+        """The final accuracy, which is what sweepers that optimise look at."""
+        accuracy = self.summary.get("final_accuracy")
+        return math.nan if accuracy is None else float(accuracy)
+
+
+class JobRunner:
+    """Runs Hydra's jobs as experiments; has no state, since launchers may send it to other processes."""
+
+    def check(self, job: Job) -> None:
+        """Raise ConfigurationErrors if the configuration cannot work."""
+        build_spec(job.config, job.choices)
+
+    def run(self, job: Job) -> JobResult:
+        """Run one experiment; in a sweep nothing that goes wrong with it is raised."""
+        from dssp_bench.experiment import run as experiment
+
+        if job.sweep is not None:
+            _announce(job)
+        try:
+            spec = make_spec(job)
+            result = experiment.run(spec, _watchers(spec, in_sweep=job.sweep is not None))
+        except DsspBenchError as error:
+            return self.refuse(job.overrides, error, in_sweep=job.sweep is not None)
+        except Exception as error:  # a bug in this program or in a user's paradigm; the other runs may do without it
+            if job.sweep is None:
+                raise
+            traceback.print_exc()
+            return self._failed(job, f"{type(error).__name__}: {error}", {})
+        if result.status == "finished":
+            return JobResult("finished", job.overrides, "", result.summary or {})
+        return self._failed(job, result.error or result.status, result.summary or {})
+
+    def refuse(self, overrides: Sequence[str], error: DsspBenchError, in_sweep: bool = True) -> JobResult:
+        """Say at once what is wrong with a configuration."""
+        show_error(error, f"refused {' '.join(overrides)}" if in_sweep else "error")
+        return JobResult("refused", tuple(overrides), problem_line(error))
+
+    def _failed(self, job: Job, reason: str, summary: dict[str, Any]) -> JobResult:
+        if job.sweep is not None:
+            show_error(DsspBenchError(reason), f"failed {' '.join(job.overrides)}")
+        return JobResult("failed", job.overrides, reason, summary)
+
+
+def make_spec(job: Job) -> RunSpec:
+    """The specification of a job, with tags that say where it came from."""
+    spec = build_spec(job.config, job.choices)
+    tags = {"command": job.command}
+    if job.sweep is not None:
+        tags |= {"sweep": job.sweep, "job": str(job.number)}
+    return replace(spec, tags=tags)
+
+
+def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
+    watchers: list[Any] = [choose(_console(), brief=in_sweep)]
+    if spec.tracking.mlflow:
+        from dssp_bench.experiment.mlflow_log import MlflowLog
+
+        watchers.append(MlflowLog())
+    return watchers
+
+
+def _console() -> Console:
+    """The console that log lines go to as well, so that they stay above the live table."""
+    from rich import get_console
+
+    return get_console()
+
+
+def _announce(job: Job) -> None:
+    of = f" of {job.total}" if job.total is not None else ""
+    _console().print(Text(f"run {job.number + 1}{of}: {' '.join(job.overrides)}"), soft_wrap=True)
+
+
+def _report_sweep(results: Sequence[JobResult], console: Console) -> None:
+    """A row per run, and a line that names those that failed."""
+    failed = [result for result in results if not result.ok]
+    if len(failed) < len(results):
+        console.print(_table(results))
+    if failed:
+        named = "; ".join(f"{' '.join(result.overrides)} ({result.reason})" for result in failed)
+        line = f"{len(failed)} of {len(results)} runs failed: {named}"
+        Console(stderr=True, highlight=False).print(Text(line, style="red"), soft_wrap=True)
+
+
+def _table(results: Sequence[JobResult]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", overflow="fold")
+    for column in ("accuracy", "best", "time s", "pushes/s", "waiting", "max lead"):
+        table.add_column(column, justify="right")
+    for result in results:
+        name = Text(_without_common(result, results))
+        if not result.ok:
+            table.add_row(name, Text(result.status, style="red"))
+            continue
+        summary = result.summary
+        shares = [share for share in (summary.get("waiting_share") or {}).values() if share is not None]
+        table.add_row(
+            name,
+            _number(summary.get("final_accuracy"), ".4f"),
+            _number(summary.get("best_accuracy"), ".4f"),
+            _number(summary.get("duration_s"), ".2f"),
+            _number(summary.get("pushes_per_s"), ".1f"),
+            _number(sum(shares) / len(shares) if shares else None, ".0%"),
+            _number(summary.get("max_lead"), "d"),
+        )
+    return table
+
+
+def _without_common(result: JobResult, results: Sequence[JobResult]) -> str:
+    """The overrides that tell this run from the others of the sweep."""
+    common = set(results[0].overrides).intersection(*(other.overrides for other in results))
+    own = [override for override in result.overrides if override not in common]
+    return " ".join(own or result.overrides) or "defaults"
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,199 @@
+"""DSSP: a threshold that moves. What the paper says is tested in `tests/paper`; here are our own decisions."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dssp_bench.core.messages import SECOND, Grant, Nanoseconds, Push
+from dssp_bench.paradigms.dssp import DSSP
+
+from tests.scenario import Story, drive, play, seconds
+
+
+def grants(story: Story) -> list[tuple[float, int, int, float]]:
+    """When, at which lead, how many, and the predicted wait."""
+    made = [outcome.grant for outcome in story.outcomes if outcome.grant]
+    return [(grant.at / SECOND, grant.lead, grant.r_star, grant.predicted_wait / SECOND) for grant in made]
+
+
+# Slow pushes every 10 s, at 10 and 20; fast pushed at 21 and 22 (interval 1) and stands at lead 1, above `lower` = 0.
+AHEAD = """
+    workers fast slow
+    10 slow -> slow
+    11 fast -> fast
+    20 slow -> slow
+    21 fast -> fast
+"""
+
+
+def test_a_grant_ends_closest_to_a_push_of_the_slowest() -> None:
+    story = play(DSSP(0, 20), AHEAD + "22 fast -> fast")
+    assert grants(story) == [(22.0, 1, 8, 0.0)]  # 22 + 8 * 1 = 20 + 10
+
+
+def test_a_grant_is_recorded_with_the_push_and_moves_its_threshold() -> None:
+    story = play(DSSP(0, 20), AHEAD + "22 fast -> fast\n 23 fast -> fast\n 24 fast -> fast\n 25 slow -> slow")
+    assert story.outcomes[4].grant == Grant(0, seconds(22), 1, 8, 0)
+    records = [outcome.push for outcome in story.outcomes if outcome.push]
+    assert [(record.lead, record.threshold) for record in records[4:]] == [(1, 8), (2, 8), (3, 8), (0, 0)]
+
+
+def test_the_bounded_variant_caps_a_grant_at_the_upper_bound() -> None:
+    story = play(DSSP(0, 3), AHEAD + "22 fast -> fast\n 23 fast -> fast\n 24 fast -> fast\n 25 fast ->\n 30 slow -> slow")
+    assert grants(story) == [(22.0, 1, 3, 5.0)]
+
+
+def test_the_single_grant_variant_does_not_grant_again_before_the_lead_was_back() -> None:
+    """After two extra iterations the prediction is off, and there would be room for more."""
+    script = AHEAD + "22 fast -> fast\n 27 fast -> fast\n"
+    again = play(DSSP(0, 9), script.replace("27 fast", "22.1 fast") + "22.2 fast -> fast\n")
+    assert len(grants(again)) == 1
+    story = "22 fast -> fast\n 30 slow -> slow\n 32 fast -> fast\n 33 fast"
+    bounded = play(DSSP(0, 1), AHEAD + "22 fast -> fast\n 29.9 fast ->")
+    assert len(grants(bounded)) == 1
+    assert len(grants(play(DSSP(0, 9), AHEAD + story + " -> fast"))) == 1
+
+
+def intervals(fast: float, slow: float) -> list[Nanoseconds]:
+    return [seconds(fast), seconds(slow)]
+
+
+def test_grants_repeat_unless_single() -> None:
+    """With intervals 1.0 and 1.7 the first grant leads to a lead of 7; bounded then grants on, single_grant does not."""
+    bounded = drive(DSSP(3, 15), intervals(1.0, 1.7), pushes=200)
+    single = drive(DSSP(3, 15, "single_grant"), intervals(1.0, 1.7), pushes=200)
+    assert (max(bounded.leads), max(single.leads)) == (16, 7)
+    first, second = [outcome.grant for outcome in single.outcomes if outcome.grant][:2]
+    between = [o.push.lead for o in single.outcomes if o.push and o.push.worker == 0 and first.at < o.at < second.at]
+    assert min(between) <= 3
+
+
+def test_a_worker_without_two_pushes_predicts_nothing_and_so_fast_is_held() -> None:
+    story = play(DSSP(0, 9), "workers fast slow\n 1 fast ->\n 3 slow -> slow fast\n 4 fast ->\n 6 slow -> slow fast\n 7 fast -> fast")
+    assert len(grants(story)) == 1
+
+
+def test_a_worker_that_has_just_joined_predicts_nothing() -> None:
+    script = AHEAD + "21.5 new joins -> new\n 21.7 slow -> slow\n 22 fast ->\n 23 new -> new fast"
+    assert grants(play(DSSP(0, 20), script)) == []
+
+
+def test_a_held_worker_is_not_granted_later_but_waits_for_the_lower_bound() -> None:
+    play(
+        DSSP(0, 9),
+        """
+        workers fast slow
+        1 fast ->            # slow has not pushed twice: no grant
+        10 slow -> slow fast
+        11 fast ->
+        20 slow -> slow fast
+        """,
+    )
+
+
+def test_among_equally_slow_workers_the_one_with_the_oldest_push_is_predicted() -> None:
+    script = """
+        workers fast early late
+        9 late -> late
+        10 early -> early
+        11 fast -> fast
+        20 early -> early     # interval 10, next at 30
+        20.5 late -> late     # interval 11.5, next at 32
+        21 fast -> fast
+        22 fast -> fast
+    """
+    assert grants(play(DSSP(0, 20), script)) == [(22.0, 1, 8, 0.0)]
+
+
+@pytest.mark.parametrize(("order", "r_star"), [("a b", 8), ("b a", 10)])
+def test_among_equally_old_pushes_the_lowest_id_is_predicted(order: str, r_star: int) -> None:
+    script = f"""
+        workers {order} fast
+        8 b -> b
+        10 a -> a
+        11 fast -> fast
+        20 b -> b            # interval 12, next at 32
+        20 a -> a            # interval 10, next at 30
+        21 fast -> fast
+        22 fast -> fast
+    """
+    assert [grant[2] for grant in grants(play(DSSP(0, 20), script))] == [r_star]
+
+
+def test_intervals_of_no_length_are_no_trouble() -> None:
+    script = "workers fast slow\n 0 slow -> slow\n 0 slow -> slow\n 0 fast -> fast\n 0 fast -> fast\n 0 fast ->"
+    assert grants(play(DSSP(0, 5), script)) == []
+    later = "workers fast slow\n 1 slow -> slow\n 1 slow -> slow\n 2 fast -> fast\n 3 fast -> fast\n 4 fast ->"
+    assert grants(play(DSSP(0, 5), later)) == []  # slow stands still at 1, and waiting only makes it worse
+
+
+def test_predictions_of_the_slowest_end_after_r_max_pushes() -> None:
+    """Two more pushes of slow are looked at (22 and 24); its later ones would be met more closely."""
+    script = "workers fast slow\n 18 slow -> slow\n 20 slow -> slow\n 15 fast -> fast\n 22.9 fast -> fast\n 30.5 fast ->"
+    assert grants(play(DSSP(0, 1), script)) == []
+
+
+# fast is held from 1 to 3 and from 4 to 6, so its interval at 7 is 3 s long, 2 s of which it was held; slow's is 3 s.
+HELD = "workers fast slow\n 1 fast ->\n 3 slow -> slow fast\n 4 fast ->\n 6 slow -> slow fast\n 7 fast -> fast"
+
+
+def test_raw_intervals_contain_the_time_held() -> None:
+    assert grants(play(DSSP(0, 4), HELD)) == [(7.0, 1, 1, 1.0)]  # 7 + 1 * 3, and slow at 9
+
+
+def test_hold_corrected_intervals_do_not() -> None:
+    assert grants(play(DSSP(0, 4, interval="hold_corrected"), HELD)) == [(7.0, 1, 2, 0.0)]  # 7 + 2 * 1, and slow at 9
+
+
+def test_held_gradients_can_be_merged() -> None:
+    script = "workers fast slow\n 1 fast ->\n 3 slow -> slow fast"
+    assert play(DSSP(0, 4, held_gradients="merge_sum"), script).gradients(1) == [("fast", 1), ("slow", 1)]
+
+
+def test_nothing_is_remembered_from_the_run_before() -> None:
+    paradigm = DSSP(0, 20)
+    first, second = (play(paradigm, AHEAD + "22 fast -> fast") for _ in range(2))
+    assert first.outcomes == second.outcomes
+
+
+def test_the_last_grant_is_not_reported_again() -> None:
+    story = play(DSSP(0, 20), AHEAD + "22 fast -> fast\n 23 fast -> fast")
+    assert [outcome.grant is not None for outcome in story.outcomes] == [False] * 4 + [True, False]
+
+
+@pytest.mark.xfail(strict=True, reason="what a worker was granted, and its push times, outlive it")
+def test_a_worker_that_comes_back_brings_no_extra_iterations() -> None:
+    script = AHEAD + "22 fast -> fast\n 23 fast leaves ->\n 24 fast joins -> fast\n 25 fast ->"
+    play(DSSP(0, 20), script)
+
+
+@pytest.mark.xfail(strict=True, reason="what a worker was granted, and its push times, outlive it")
+def test_a_worker_that_comes_back_starts_with_less_than_two_pushes() -> None:
+    """Its interval would span the time for which it was gone."""
+    script = AHEAD + "21.5 slow leaves ->\n 100 slow joins -> slow\n 101 fast -> fast\n 102 fast -> fast"
+    assert grants(play(DSSP(0, 20), script.replace("102 fast -> fast", "102 fast ->"))) == []
+
+
+@given(
+    lower=st.integers(0, 3),
+    width=st.integers(0, 6),
+    single=st.booleans(),
+    takes=st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=5), min_size=1, max_size=4),
+)
+def test_no_iteration_starts_above_the_upper_bound(lower: int, width: int, single: bool, takes: list[list[int]]) -> None:
+    paradigm = DSSP(lower, lower + width, "single_grant" if single else "bounded")
+    compute = [lambda n, own=own: own[n % len(own)] for own in takes]
+    run = drive(paradigm, compute, pushes=120)
+    released_ahead = [o.push.lead for o in run.outcomes if o.push and o.push.held == 0]
+    assert max(released_ahead, default=0) <= lower + width
+
+
+def test_upper_may_not_be_below_lower() -> None:
+    with pytest.raises(ValueError, match=r"upper \(2\) must not be below lower \(3\)"):
+        DSSP(3, 2)
+
+
+def test_a_push_before_any_other_finds_an_empty_table() -> None:
+    run = drive(DSSP(), intervals(1, 1), pushes=1)
+    assert isinstance(run.events[0], Push)
+    assert run.outcomes[0].grant is None
