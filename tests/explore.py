@@ -1,13 +1,13 @@
 """Every history of a small system, on the real coordinator and the real paradigm, breadth first.
 
-An event may hit at any moment at which it can: a push of whoever computes, a crash of anybody (noticed at once, or at any
-later time, which is a crash then), a worker that leaves when it has done its share (whether it is still held or not), and
-a new worker that joins. After each, a `Referee` compares the outcome with its own book. So what is shown for the small
-systems is: no deadlock, everyone finishes, bounds hold, every gradient is applied exactly once.
+Whatever can happen next is tried: a push of whoever computes, a crash of anybody (one that is noticed late is a crash
+at that later time), a worker that leaves when it has done its share (whether it is still held or not), and a new worker
+that joins. After each, a `Referee` compares the outcome with its own book. So what is shown for the small systems is:
+no deadlock, everyone finishes, bounds hold, every gradient is applied exactly once.
 
 Two histories that lead to states from which everything goes on alike are followed once. What makes them alike is in
-`_key`: clocks, who is held in which order, which gradients wait, and, for a paradigm that looks at time, the times it has
-noted, relative to now.
+`_key`: clocks, who is held in which order, which gradients wait, and, for a paradigm that looks at time, the times it
+has noted, relative to now.
 """
 
 import pickle
@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.messages import Event, Joined, Left, Push, WorkerId
+from dssp_bench.core.messages import Event, Joined, Left, Push
 from dssp_bench.paradigms.dssp import DSSP
-
 from tests.scenario import Promise, Referee
 
 
-class BugFound(AssertionError):
+class BugFoundError(AssertionError):
     """A history that ends badly; the shortest there is."""
 
 
@@ -56,7 +55,7 @@ class _State(NamedTuple):
 
 
 def explore(make: Callable[[], Coordinator], promise: Promise, system: System) -> Explored:
-    """Look at every history. Raises BugFound."""
+    """Look at every history. Raises BugFoundError."""
     coordinator = make()
     referee = Referee(promise, coordinator.start())
     first = _State(pickle.dumps((coordinator, referee)), 0, system.crashes, system.joins, None, None)
@@ -68,14 +67,14 @@ def explore(make: Callable[[], Coordinator], promise: Promise, system: System) -
         coordinator, referee = pickle.loads(state.frozen)
         ends += not referee.clock
         if referee.clock and not referee.computing:
-            raise BugFound(_tell(state, "nobody computes, and these never finish: " + str(list(referee.clock))))
+            raise BugFoundError(_tell(state, "nobody computes, and these never finish: " + str(list(referee.clock))))
         for event, crashes, joins in _may_come(referee, state, system):
             coordinator, referee = pickle.loads(state.frozen)
             after = _State(b"", event.at, crashes, joins, event, state)
             try:
                 referee.saw(event, coordinator.handle(event))
             except Exception as error:
-                raise BugFound(_tell(after, f"{type(error).__name__}: {error}")) from error
+                raise BugFoundError(_tell(after, f"{type(error).__name__}: {error}")) from error
             transitions += 1
             key = _key(coordinator, referee, after)
             if key not in seen:

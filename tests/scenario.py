@@ -43,10 +43,10 @@ def seconds(number: float | str) -> Nanoseconds:
     return int(Decimal(str(number)) * SECOND)
 
 
-# --- what a paradigm promises, and the referee -------------------------------------------------------------------------
+# --- what a paradigm promises, and the referee -----------------------------------------------------------------------
 
 
-class Broken(AssertionError):
+class PromiseError(AssertionError):
     """A promise of the coordinator or of a paradigm that was not kept."""
 
 
@@ -79,7 +79,7 @@ def promise_of(paradigm: Paradigm) -> Promise:
 
 
 class Referee:
-    """Keeps its own book about a run, from events and outcomes alone, and raises Broken when they do not fit.
+    """Keeps its own book about a run, from events and outcomes alone, and raises PromiseError when they do not fit.
 
     It is deliberately dumb: the slowest clock is a `min()`, and nothing is shared with the code under test.
     """
@@ -184,10 +184,10 @@ class Referee:
 
 def _check(kept: object, complaint: str) -> None:
     if not kept:
-        raise Broken(complaint)
+        raise PromiseError(complaint)
 
 
-# --- the little language -----------------------------------------------------------------------------------------------
+# --- the little language ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -248,7 +248,7 @@ def _read(line: str, ids: dict[str, WorkerId]) -> tuple[Event, list[WorkerId]]:
     return kinds[tuple(verb)](ids[who], seconds(time)), [ids[name] for name in released.split()]
 
 
-# --- virtual time ------------------------------------------------------------------------------------------------------
+# --- virtual time ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -279,11 +279,12 @@ def drive(
     pushes: int | None = None,
     leave_at: dict[WorkerId, Nanoseconds] | None = None,
     promise: Promise | None = None,
+    watched: bool = True,
 ) -> Run:
     """Run workers in virtual time, without communication; `compute` says how long each one's n-th iteration takes.
 
     A worker leaves when it was released after its last iteration, and at its time in `leave_at`, whatever it does then.
-    Of events at the same time, the one that was scheduled first comes first.
+    Of events at the same time, the one that was scheduled first comes first. A run not `watched` has no referee.
     """
     coordinator = Coordinator(paradigm, range(len(compute)))
     run = Run(coordinator, coordinator.start(), [], [])
@@ -307,12 +308,13 @@ def drive(
     while agenda and (pushes is None or coordinator.pushes < pushes):
         now, _, event = heappop(agenda)
         assert isinstance(event, Push | Left)
-        if event.worker not in referee.clock:
+        if event.worker not in coordinator.view.clocks:
             continue  # it left earlier than planned
         if isinstance(event, Push):
             done[event.worker] += 1
         outcome = coordinator.handle(event)
-        referee.saw(event, outcome)
+        if watched:
+            referee.saw(event, outcome)
         run.events.append(event)
         run.outcomes.append(outcome)
         for release in outcome.released:

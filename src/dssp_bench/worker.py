@@ -79,7 +79,7 @@ def statistics_momentum(model: nn.Module) -> Tensor:
     parts = []
     for layer in _normalisations(model):
         momentum = 0.1 if layer.momentum is None else layer.momentum
-        parts += [torch.full((buffer.numel(),), momentum) for buffer in _buffers_of(layer)]
+        parts.append(torch.full((2 * layer.num_features,), momentum))
     return torch.cat(parts) if parts else torch.empty(0)
 
 
@@ -102,18 +102,17 @@ def bind_gradients(model: nn.Module, flat: Tensor) -> None:
 def bind_statistics(model: nn.Module, flat: Tensor) -> None:
     """Make the running statistics of all normalisation layers views of one vector [S]."""
     offset = 0
-    for buffer in _statistics(model):
-        buffer.set_(flat[offset : offset + buffer.numel()].view(buffer.shape))
-        offset += buffer.numel()
+    for layer in _normalisations(model):
+        for name in ("running_mean", "running_var"):
+            shape = getattr(layer, name).shape
+            setattr(layer, name, flat[offset : offset + shape.numel()].view(shape))
+            offset += shape.numel()
 
 
 def _normalisations(model: nn.Module) -> list[_NormBase]:
     return [m for m in model.modules() if isinstance(m, _NormBase) and m.track_running_stats]
 
 
-def _buffers_of(layer: _NormBase) -> list[Tensor]:
-    return [buffer for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
-
-
 def _statistics(model: nn.Module) -> list[Tensor]:
-    return [buffer for layer in _normalisations(model) for buffer in _buffers_of(layer)]
+    layers = _normalisations(model)
+    return [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]

@@ -91,7 +91,10 @@ class DumbClocks:
         return sorted(slowest, key=lambda worker: self.came[worker])
 
 
-@given(st.integers(0, 4), st.lists(st.tuples(st.sampled_from(["push", "push", "push", "leave", "join"]), st.integers(0, 5))))
+@given(
+    st.integers(0, 4),
+    st.lists(st.tuples(st.sampled_from(["push", "push", "push", "leave", "join"]), st.integers(0, 5))),
+)
 def test_any_history_ends_as_with_min_and_max(workers: int, history: list[tuple[str, int]]) -> None:
     clocks, dumb = Clocks(range(workers)), DumbClocks(workers)
     for now, (verb, worker) in enumerate(history, start=1):
@@ -113,7 +116,9 @@ def test_any_history_ends_as_with_min_and_max(workers: int, history: list[tuple[
         if worker in dumb.clock:
             dumb.came[worker] = (now, worker)
         assert {worker: clocks[worker] for worker in clocks} == dumb.clock
-        assert {worker: clocks.lead(worker) for worker in clocks} == {w: c - dumb.slowest for w, c in dumb.clock.items()}
+        assert {worker: clocks.lead(worker) for worker in clocks} == {
+            w: c - dumb.slowest for w, c in dumb.clock.items()
+        }
         assert list(clocks.slowest_workers()) == dumb.slowest_workers()
         assert (len(clocks), clocks.slowest) == (len(dumb.clock), dumb.slowest)
         assert not dumb.clock or clocks.fastest == max(dumb.clock.values())

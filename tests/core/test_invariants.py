@@ -1,8 +1,8 @@
 """Random histories of pushing, leaving and joining, under each of the paradigms; a referee keeps the book.
 
-What it checks after every event is in `tests.scenario.Referee`: only held workers are released, versions count updates,
-staleness is the versions between, leads stay in bounds, the slowest is never held, and every gradient is applied exactly
-once, at the latest when everyone has left.
+What it checks after every event is in `tests.scenario.Referee`: only held workers are released, versions count
+updates, staleness is the versions between, leads stay in bounds, the slowest is never held, and every gradient is
+applied exactly once, at the latest when everyone has left.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
-
 from tests.scenario import Referee, promise_of
 
 HELD_GRADIENTS: st.SearchStrategy[HeldGradients] = st.sampled_from(["apply", "merge_sum", "merge_mean"])

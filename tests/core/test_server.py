@@ -27,7 +27,7 @@ class Written:
 
 
 def slot(*gradient: float, statistics: tuple[float, ...] = ()) -> Slot:
-    return Slot(torch.tensor(gradient), torch.tensor(statistics))
+    return Slot(torch.tensor(gradient, dtype=torch.float32), torch.tensor(statistics))
 
 
 def outcome(*updates: dict[tuple[int, int], float], keep: tuple[MessageId, ...] = ()) -> Outcome:
@@ -112,7 +112,7 @@ def test_an_update_of_no_weight_leaves_the_statistics_alone() -> None:
     assert server.statistics.tolist() == [0.0]
 
 
-# --- with a coordinator, against torch ---------------------------------------------------------------------------------
+# --- with a coordinator, against torch -------------------------------------------------------------------------------
 
 SGD_OPTIONS = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
 GRADIENTS = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
@@ -170,9 +170,10 @@ def test_a_gradient_of_a_worker_that_left_is_part_of_its_round() -> None:
     server = ParameterServer(weights, SGD(weights, **SGD_OPTIONS), slots)  # type: ignore[arg-type]
     coordinator = Coordinator(BSP(), range(3))
     coordinator.start()
-    for event, gradient in [(Push(0, 1), 0), (Left(0, 2), None), (Push(1, 3), 1), (Push(2, 4), 2)]:
-        if gradient is not None:
-            slots[event.worker].gradient.copy_(GRADIENTS[gradient])
+    events: list[Push | Left] = [Push(0, 1), Left(0, 2), Push(1, 3), Push(2, 4)]
+    for event in events:
+        if isinstance(event, Push):
+            slots[event.worker].gradient.copy_(GRADIENTS[event.worker])
         carry_out(server, coordinator.handle(event))
     torch.testing.assert_close(weights, torch_steps([GRADIENTS[:3].mean(0)]))
 

@@ -1,12 +1,13 @@
 """ASP: nobody waits."""
 
 from dssp_bench.paradigms.asp import ASP
-
 from tests.scenario import play
 
 
 def test_the_fast_worker_never_waits_however_far_ahead() -> None:
-    story = play(ASP(), "workers fast slow\n" + "\n".join(f"{t} fast -> fast" for t in range(1, 50)) + "\n 50 slow -> slow")
+    story = play(
+        ASP(), "workers fast slow\n" + "\n".join(f"{t} fast -> fast" for t in range(1, 50)) + "\n 50 slow -> slow"
+    )
     leads = [outcome.push.lead for outcome in story.outcomes if outcome.push]
     assert leads == [*range(1, 50), 0]
 
@@ -24,4 +25,7 @@ def test_there_is_no_largest_lead() -> None:
 
 
 def test_leaving_and_joining_disturb_nobody() -> None:
-    play(ASP(), "workers a b\n 1 a -> a\n 2 b leaves ->\n 3 c joins -> c\n 4 a -> a\n 5 c -> c\n 6 a leaves ->\n 7 c leaves ->")
+    play(
+        ASP(),
+        "workers a b\n 1 a -> a\n 2 b leaves ->\n 3 c joins -> c\n 4 a -> a\n 5 c -> c\n 6 a leaves ->\n 7 c leaves ->",
+    )

@@ -4,8 +4,7 @@ import pytest
 
 from dssp_bench.core.messages import Use
 from dssp_bench.paradigms.bsp import BSP
-
-from tests.scenario import Broken, play
+from tests.scenario import PromiseError, play
 
 
 def test_everyone_waits_for_the_last_and_then_all_go_on() -> None:
@@ -82,7 +81,9 @@ def test_a_worker_may_leave_and_come_back_between_rounds() -> None:
     assert story.gradients(5) == [("b", 2), ("a", 2)]
 
 
-@pytest.mark.xfail(strict=True, raises=Broken, reason="its first gradient and its new one have the same name, and one is lost")
+@pytest.mark.xfail(
+    strict=True, raises=PromiseError, reason="its first gradient and its new one have the same name, and one is lost"
+)
 def test_a_worker_that_left_in_its_round_and_came_back_in_the_same_loses_no_gradient() -> None:
     story = play(BSP(), "workers a b\n 1 a ->\n 2 a leaves ->\n 3 a joins -> a\n 4 a ->\n 5 b -> b a")
     assert len(story.gradients(4)) == 3

@@ -11,14 +11,12 @@ from dssp_bench.core.messages import (
     Decision,
     Event,
     Flush,
-    Joined,
     Left,
     MessageId,
     Nanoseconds,
     Outcome,
     Push,
     Release,
-    TimerFired,
     Update,
     Use,
     WorkerId,
@@ -28,8 +26,7 @@ from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
-
-from tests.explore import BugFound, System, explore
+from tests.explore import BugFoundError, System, explore
 from tests.scenario import Promise, promise_of
 
 # Numbers of states are written down so that a change of what is explored cannot pass unseen.
@@ -61,7 +58,7 @@ def test_every_history_ends_well(make: Callable[[], Paradigm], workers: int, sys
     assert explored.ends > 0
 
 
-# --- planted bugs ------------------------------------------------------------------------------------------------------
+# --- planted bugs ----------------------------------------------------------------------------------------------------
 
 
 class NobodyIsAskedAgainWhenAWorkerLeaves(SSP):
@@ -279,5 +276,5 @@ def test_a_planted_bug_is_found(
     plant: Callable[[Iterable[WorkerId]], Coordinator], promise: Promise, system: System, complaint: str
 ) -> None:
     workers = 2 if system is TIMED else 3
-    with pytest.raises(BugFound, match=complaint):
+    with pytest.raises(BugFoundError, match=complaint):
         explore(lambda: plant(range(workers)), promise, system)

@@ -5,6 +5,7 @@ gets each job as plain data.
 """
 
 import argparse
+import itertools
 import logging
 import os
 import re
@@ -13,26 +14,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import hydra
 import yaml
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, setup_globals
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.core.utils import setup_globals
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
-from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigIndexError, OmegaConfBaseException
 
 from dssp_bench.cli.errors import UsageError
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
@@ -40,6 +43,8 @@ from dssp_bench.experiment.spec import default_runs_dir, nearest, unknown_key
 
 _VERSION_BASE = "1.3"
 _CONFIG_NAME = "config"
+_UNDERSTOOD = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
+"""What composing may raise because of what the user wrote."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Job:
     """One run as Hydra composed it, in plain values.
 
     `overrides` are what was typed, or what the sweep chose, for this run. In a sweep, `sweep` is the name of its
-    folder, `number` counts from 0, and `total` says how many runs there are, where that is known.
+    folder, `label` tells this run from the others, `number` counts from 0, and `total` says how many there are, where
+    that is known.
     """
 
     config: dict[str, Any]
@@ -55,6 +61,7 @@ class Job:
     overrides: tuple[str, ...] = ()
     command: str = ""
     sweep: str | None = None
+    label: str = ""
     number: int = 0
     total: int | None = None
 
@@ -68,7 +75,7 @@ class Runner(Protocol):
     def run(self, job: Job) -> Any:
         """Run the job; the result is returned by `launch`."""
 
-    def refuse(self, overrides: Sequence[str], error: DsspBenchError) -> Any:
+    def refuse(self, label: str, error: DsspBenchError) -> Any:
         """A job of a sweep cannot work; the result is returned by `launch`, and the others go on."""
 
 
@@ -96,12 +103,16 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
     try:
         # Overrides go first, because argparse takes none after an option that follows one.
         with _as_command_line(_reordered(arguments, options.overrides)):
+            if _sweep(options, task):
+                return Launched(task.results, is_sweep=True)
             hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=_CONFIG_NAME)(task)()
+        if task.unresolved:
+            raise task.unresolved
     except KeyboardInterrupt:
         return Launched(task.results, task.is_sweep, interrupted=True)
     except DsspBenchError:
         raise
-    except Exception as error:
+    except _UNDERSTOOD as error:
         if task.started:
             raise
         loader = _loader(options.config_dir)
@@ -112,18 +123,16 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
 def compose_job(overrides: Sequence[str] = ()) -> Job:
     """The job that these overrides describe, without running it; raises `DsspBenchError`."""
     _register()
-    setup_globals()
     loader = _loader()
     try:
         return _job(loader.load_configuration(_CONFIG_NAME, [*overrides, "hydra.mode=RUN"], RunMode.RUN))
-    except Exception as error:
+    except _UNDERSTOOD as error:
         raise _in_our_words(error, overrides, loader) from error
 
 
 def completions(words: Sequence[str], incomplete: str) -> list[str]:
     """What may stand where the cursor is: options, groups and keys that begin so."""
     _register()
-    setup_globals()
     line = " ".join([*words, incomplete]) if incomplete else " ".join([*words, ""])
     found: list[str] = DefaultCompletionPlugin(_loader())._query(_CONFIG_NAME, line)
     return found
@@ -149,13 +158,23 @@ class _Task:
         self.command = command
         self.results: list[Any] = []
         self.started = False
+        self.unresolved: OmegaConfBaseException | None = None
         self.is_sweep = False
         self.total: int | None = None
+        self.swept: tuple[str, ...] = ()
+
+    def label(self, overrides: Sequence[str]) -> str:
+        """Those of a job's overrides that the sweep varies."""
+        return " ".join([o for o in overrides if o.partition("=")[0] in self.swept] or overrides)
 
     def __call__(self, config: DictConfig) -> Any:
-        composed = HydraConfig.instance().cfg
-        assert composed is not None
-        job = _job(OmegaConf.masked_copy(composed, "hydra"), config, self.command, self.total)
+        composed = cast(DictConfig, HydraConfig.instance().cfg)  # Hydra's annotation says what is in it
+        try:
+            job = replace(_job(composed, config, self.command), total=self.total)
+        except OmegaConfBaseException as error:  # kept, since Hydra prints what a task raises
+            self.unresolved = error
+            return None
+        job = replace(job, label=self.label(job.overrides))
         self.started = True
         self.is_sweep = job.sweep is not None
         result = self.runner.run(job)
@@ -163,62 +182,91 @@ class _Task:
         return result
 
 
-class KeepGoingSweeper(BasicSweeper):
-    """Hydra's own sweeper, except that every job is checked before the first starts, and one that fails stops no other.
+class _Sweep:
+    """Does what Hydra's basic sweeper does, but checks every job before the first starts, and none stops another.
 
     Hydra's refuses a whole sweep for one job that does not compose, and reports only the first job that failed, at the
-    end.
+    end. And it takes sweepers from packages named `hydra_plugins` only, so this one is no plugin.
     """
 
-    __module__ = "hydra_plugins.dssp_bench"  # Hydra takes plugins from there only, even registered ones
+    def __init__(self, config: DictConfig, context: HydraContext, task: _Task) -> None:
+        self._config = config
+        self._loader = context.config_loader
+        self._launcher = Plugins.instance().instantiate_launcher(context, task, config)
+        self._task = task
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember who runs the jobs."""
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self._task: Any = task_function
-
-    def sweep(self, arguments: list[str]) -> Any:
-        """Run all jobs that can work."""
-        assert self.config is not None
-        assert self.launcher is not None
-        assert self.hydra_context is not None
-        loader = self.hydra_context.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        jobs = [job for batch in self.split_arguments(parsed, None) for job in batch]
-        self._task.is_sweep = True
-        self._task.total = len(jobs)
-
-        refused = {i: error for i, job in enumerate(jobs) if (error := self._problem(job, loader))}
-        results = {i: self._task.runner.refuse(jobs[i], error) for i, error in refused.items()}
-        returns: list[Sequence[JobReturn]] = []
-        accepted = [i for i in range(len(jobs)) if i not in refused]
-        self._task.started = True
+    def run(self) -> None:
+        """Refuse the jobs that cannot work, and run the others."""
+        jobs, task = self._jobs(), self._task
+        task.is_sweep, task.total = True, len(jobs)
+        problems = [self._problem(job) for job in jobs]
+        task.started = True
+        results = {
+            i: task.runner.refuse(task.label(job), problem)
+            for i, (job, problem) in enumerate(zip(jobs, problems, strict=True))
+            if problem
+        }
+        task.results = [results[i] for i in sorted(results)]
+        accepted = [i for i in range(len(jobs)) if i not in results]
         if accepted:
             self._save()
-        size = self.max_batch_size or len(jobs)
-        for start in range(0, len(accepted), size):
-            batch = accepted[start : start + size]
-            returned = self.launcher.launch([jobs[i] for i in batch], initial_job_idx=start)
-            results |= {i: job.return_value for i, job in zip(batch, returned, strict=True)}
-            returns.append(returned)
-        self._task.results = [results[i] for i in range(len(jobs))]
-        return returns
+            returned = self._launcher.launch([jobs[i] for i in accepted], initial_job_idx=0)
+            results |= {i: job.return_value for i, job in zip(accepted, returned, strict=True)}
+        task.results = [results[i] for i in range(len(jobs))]
 
-    def _problem(self, overrides: list[str], loader: ConfigLoader) -> DsspBenchError | None:
-        assert self.config is not None
+    def _jobs(self) -> list[list[str]]:
+        params = self._config.hydra.sweeper.params or {}
+        arguments = [*(f"{key}={value}" for key, value in params.items()), *self._config.hydra.overrides.task]
+        values: dict[str, list[str]] = {}
+        for override in OverridesParser.create(self._loader).parse_overrides(arguments):
+            key = override.get_key_element()
+            if override.is_sweep_override():
+                if not override.is_discrete_sweep():
+                    raise UsageError(
+                        f"cannot sweep over {override.input_line}", f"write {key}=a,b or {key}=range(1,10)"
+                    )
+                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                self._task.swept += (key,)
+            else:
+                values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        return [list(job) for job in itertools.product(*values.values())]
+
+    def _problem(self, overrides: list[str]) -> DsspBenchError | None:
         try:
-            self._task.runner.check(_job(loader.load_sweep_config(self.config, overrides)))
+            self._task.runner.check(_job(self._loader.load_sweep_config(self._config, overrides)))
         except DsspBenchError as error:
             return error
-        except Exception as error:
-            return _in_our_words(error, overrides, loader, self.config.hydra.job.config_name)
+        except _UNDERSTOOD as error:
+            return _in_our_words(error, overrides, self._loader, self._config.hydra.job.config_name)
         return None
 
     def _save(self) -> None:
-        assert self.config is not None
-        folder = Path(self.config.hydra.sweep.dir)
+        folder = Path(self._config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        OmegaConf.save(self._config, folder / "multirun.yaml")
+
+
+def _sweep(options: argparse.Namespace, task: _Task) -> bool:
+    """Run a sweep, as Hydra's own multirun does; False if this is none, or one with a sweeper of the user's choice."""
+    if options.cfg or options.info or options.help or options.hydra_help or options.run:
+        return False
+    mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
+    name = options.config_name or _CONFIG_NAME
+    instance = Hydra("dssp-bench", _loader(options.config_dir))
+    GlobalHydra.instance().initialize(instance)
+    try:
+        overrides = [*options.overrides, *mode]
+        config = instance.compose_config(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
+        settings = config.hydra
+        if settings.mode != RunMode.MULTIRUN or not settings.sweeper._target_.endswith(".BasicSweeper"):
+            return False
+        callbacks = Callbacks(config)
+        callbacks.on_multirun_start(config=config, config_name=name)
+        _Sweep(config, HydraContext(config_loader=instance.config_loader, callbacks=callbacks), task).run()
+        callbacks.on_multirun_end(config=config, config_name=name)
+    finally:
+        GlobalHydra.instance().clear()
+    return True
 
 
 def _register() -> None:
@@ -228,10 +276,10 @@ def _register() -> None:
         replace=True,
     )  # fmt: skip
     OmegaConf.register_new_resolver("dssp_bench.scratch", tempfile.gettempdir, replace=True)
-    Plugins.instance().register(KeepGoingSweeper)
+    setup_globals()
 
 
-def _job(composed: DictConfig, config: DictConfig | None = None, command: str = "", total: int | None = None) -> Job:
+def _job(composed: DictConfig, config: DictConfig | None = None, command: str = "") -> Job:
     settings = composed.hydra
     if config is None:
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -246,7 +294,6 @@ def _job(composed: DictConfig, config: DictConfig | None = None, command: str = 
         command=command or shlex.join(["dssp-bench", "run", *overrides]),
         sweep=Path(settings.sweep.dir).name if in_sweep else None,
         number=settings.job.num if in_sweep and not OmegaConf.is_missing(settings.job, "num") else 0,
-        total=total,
     )
 
 
@@ -404,7 +451,12 @@ class _KnownKeys:
             near = nearest(name, [key for key in values if key != "_target_"]) if isinstance(values, dict) else None
             if near:
                 listed = f"allowed: {', '.join(known)}" if known else f"the {group} chosen has no options"
-                hint = f"did you mean {group}.{near}, of {group}={file.stem}? {listed}"
+                owner = f"of {group}={file.stem}"
+                hint = (
+                    f"it is one {owner}; {listed}"
+                    if near == name
+                    else f"did you mean {group}.{near}, {owner}? {listed}"
+                )
                 return ConfigurationError(f"{group}.{name}", f"the {group} chosen has no such key", hint)
         return None
 
@@ -418,12 +470,15 @@ class _KnownKeys:
 
 def _several_values(override: str, error: Exception, keys: _KnownKeys) -> DsspBenchError:
     key, _, values = override.partition("=")
-    return ConfigurationError(key, "several values", f"-m runs once for each; a list is written '{key}=[{values}]'")
+    a_list = "" if "(" in values else f"; a list is written '{key}=[{values}]'"
+    return ConfigurationError(key, "several values", f"-m runs once for each{a_list}")
 
 
 def _bad_value(override: str, error: Exception, keys: _KnownKeys) -> DsspBenchError:
-    cause = error.__cause__
-    return ConfigurationError(override.partition("=")[0], _first_line(cause or error))
+    key = override.partition("=")[0]
+    if isinstance(error.__cause__, ConfigIndexError):
+        return ConfigurationError(key, "the list has no such entry", "entries count from 0")
+    return ConfigurationError(key, _first_line(error.__cause__ or error))
 
 
 _COMPOSITION_ERRORS: list[tuple[str, Callable[[str, Exception, _KnownKeys], DsspBenchError]]] = [

@@ -1,6 +1,5 @@
 """The commands. Imports nothing heavy: `dssp-bench --help` answers before torch or MLflow could be imported."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -81,4 +80,4 @@ def ui(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

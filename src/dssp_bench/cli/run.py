@@ -1,7 +1,6 @@
 """`dssp-bench run`: one run, or a sweep of several."""
 
 import math
-import os
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ from rich.text import Text
 from dssp_bench.cli.compose import Job, launch
 from dssp_bench.cli.errors import FAILED, INTERRUPTED, USAGE, problem_line, show_error
 from dssp_bench.core.errors import DsspBenchError
-from dssp_bench.experiment.progress import choose
 from dssp_bench.experiment.spec import RunSpec, build_spec
 
 
@@ -30,10 +28,9 @@ def run(arguments: Sequence[str]) -> int:
         _report_sweep(results, Console(highlight=False))
     if launched.interrupted:
         return INTERRUPTED
-    failed = [result for result in results if not result.ok]
-    if not failed:
+    if all(result.ok for result in results):
         return 0
-    return USAGE if all(result.status == "refused" for result in failed) else FAILED
+    return USAGE if all(result.status == "refused" for result in results) else FAILED
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class JobResult:
     """How one job ended: as its run did, or `refused` because its configuration cannot work."""
 
     status: str
-    overrides: tuple[str, ...] = ()
+    label: str = ""
     reason: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -73,25 +70,25 @@ class JobRunner:
             spec = make_spec(job)
             result = experiment.run(spec, _watchers(spec, in_sweep=job.sweep is not None))
         except DsspBenchError as error:
-            return self.refuse(job.overrides, error, in_sweep=job.sweep is not None)
+            return self.refuse(job.label, error, in_sweep=job.sweep is not None)
         except Exception as error:  # a bug in this program or in a user's paradigm; the other runs may do without it
             if job.sweep is None:
                 raise
             traceback.print_exc()
             return self._failed(job, f"{type(error).__name__}: {error}", {})
         if result.status == "finished":
-            return JobResult("finished", job.overrides, "", result.summary or {})
+            return JobResult("finished", job.label, "", result.summary or {})
         return self._failed(job, result.error or result.status, result.summary or {})
 
-    def refuse(self, overrides: Sequence[str], error: DsspBenchError, in_sweep: bool = True) -> JobResult:
+    def refuse(self, label: str, error: DsspBenchError, in_sweep: bool = True) -> JobResult:
         """Say at once what is wrong with a configuration."""
-        show_error(error, f"refused {' '.join(overrides)}" if in_sweep else "error")
-        return JobResult("refused", tuple(overrides), problem_line(error))
+        show_error(error, f"refused {label}" if in_sweep else "error")
+        return JobResult("refused", label, problem_line(error))
 
     def _failed(self, job: Job, reason: str, summary: dict[str, Any]) -> JobResult:
         if job.sweep is not None:
-            show_error(DsspBenchError(reason), f"failed {' '.join(job.overrides)}")
-        return JobResult("failed", job.overrides, reason, summary)
+            show_error(DsspBenchError(reason), f"failed {job.label}")
+        return JobResult("failed", job.label, reason, summary)
 
 
 def make_spec(job: Job) -> RunSpec:
@@ -104,6 +101,8 @@ def make_spec(job: Job) -> RunSpec:
 
 
 def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
+    from dssp_bench.experiment.progress import choose  # with pandas, which `--cfg` and errors do without
+
     watchers: list[Any] = [choose(_console(), brief=in_sweep)]
     if spec.tracking.mlflow:
         from dssp_bench.experiment.mlflow_log import MlflowLog
@@ -121,7 +120,7 @@ def _console() -> Console:
 
 def _announce(job: Job) -> None:
     of = f" of {job.total}" if job.total is not None else ""
-    _console().print(Text(f"run {job.number + 1}{of}: {' '.join(job.overrides)}"), soft_wrap=True)
+    _console().print(Text(f"run {job.number + 1}{of}: {job.label}"), soft_wrap=True)
 
 
 def _report_sweep(results: Sequence[JobResult], console: Console) -> None:
@@ -130,7 +129,7 @@ def _report_sweep(results: Sequence[JobResult], console: Console) -> None:
     if len(failed) < len(results):
         console.print(_table(results))
     if failed:
-        named = "; ".join(f"{' '.join(result.overrides)} ({result.reason})" for result in failed)
+        named = "; ".join(f"{result.label} ({result.reason})" for result in failed)
         line = f"{len(failed)} of {len(results)} runs failed: {named}"
         Console(stderr=True, highlight=False).print(Text(line, style="red"), soft_wrap=True)
 
@@ -141,7 +140,7 @@ def _table(results: Sequence[JobResult]) -> Table:
     for column in ("accuracy", "best", "time s", "pushes/s", "waiting", "max lead"):
         table.add_column(column, justify="right")
     for result in results:
-        name = Text(_without_common(result, results))
+        name = Text(result.label or "defaults")
         if not result.ok:
             table.add_row(name, Text(result.status, style="red"))
             continue
@@ -157,13 +156,6 @@ def _table(results: Sequence[JobResult]) -> Table:
             _number(summary.get("max_lead"), "d"),
         )
     return table
-
-
-def _without_common(result: JobResult, results: Sequence[JobResult]) -> str:
-    """The overrides that tell this run from the others of the sweep."""
-    common = set(results[0].overrides).intersection(*(other.overrides for other in results))
-    own = [override for override in result.overrides if override not in common]
-    return " ".join(own or result.overrides) or "defaults"
 
 
 def _number(value: Any, form: str) -> str:

@@ -9,9 +9,9 @@ from dssp_bench.core.messages import WorkerId
 class Clocks:
     """The logical clocks of the live workers: a clock counts pushes and is never a time.
 
-    Invariant: `_at[c]` holds exactly the workers whose clock is c, in the order in which they came to c, and no level is
-    empty. So the slowest clock moves only when its level empties, and the first worker of the lowest level is the one
-    whose last push is oldest.
+    Invariant: `_at[c]` holds exactly the workers whose clock is c, in the order in which they came to c, and no level
+    is empty. So the slowest clock moves only when its level empties, and the first worker of the lowest level is the
+    one whose last push is oldest.
     """
 
     def __init__(self, workers: Iterable[WorkerId] = ()) -> None:

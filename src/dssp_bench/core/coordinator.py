@@ -184,5 +184,3 @@ class Coordinator:
     @property
     def _name(self) -> str:
         return type(self.paradigm).__name__
-
-

@@ -1,13 +1,13 @@
 """Everything that dssp-bench raises on purpose.
 
-    DsspBenchError
-    ├── ConfigurationError   the user's configuration cannot work; nothing has been started
-    ├── DataNotFound         a data set is not on this machine
-    ├── ProtocolViolation    an engine broke the rules of the core; the core's state is untouched
-    ├── InvalidDecision      a paradigm answered something impossible
-    ├── Deadlock             nobody computes, nothing is pending, and the run is not over
-    ├── WorkerFailed         a worker process raised, or died
-    └── RecordsError         a run folder cannot be read
+DsspBenchError
+├── ConfigurationError   the user's configuration cannot work; nothing has been started
+├── DataNotFound         a data set is not on this machine
+├── ProtocolViolation    an engine broke the rules of the core; the core's state is untouched
+├── InvalidDecision      a paradigm answered something impossible
+├── Deadlock             nobody computes, nothing is pending, and the run is not over
+├── WorkerFailed         a worker process raised, or died
+└── RecordsError         a run folder cannot be read
 """
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 
-
 WorkerId = int
 Nanoseconds = int
 """A moment on, or a span of, the engine's clock; the run starts at 0."""
@@ -19,7 +18,7 @@ class MessageId(NamedTuple):
     clock: int
 
 
-# --- events: what an engine tells the coordinator ----------------------------------------------------------------------
+# --- events: what an engine tells the coordinator ---
 
 
 class Push(NamedTuple):
@@ -55,7 +54,7 @@ class TimerFired(NamedTuple):
 Event = Push | Left | Joined | TimerFired
 
 
-# --- decisions: what a paradigm answers --------------------------------------------------------------------------------
+# --- decisions: what a paradigm answers ---
 
 
 class Use(Enum):
@@ -106,7 +105,7 @@ class Decision(NamedTuple):
     grant: Grant | None = None
 
 
-# --- outcomes: what the coordinator tells the parameter server, the engine and the observers ----------------------------
+# --- outcomes: what the coordinator tells the parameter server, the engine and the observers ---
 
 
 class PushRecord(NamedTuple):

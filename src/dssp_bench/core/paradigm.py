@@ -42,9 +42,9 @@ class View:
 class Paradigm(ABC):
     """Says who may start the next iteration and when pushed gradients change the weights.
 
-    Most paradigms answer one question, `may_proceed`, and inherit the rest: a gradient is applied on arrival, its worker
-    goes on if it may, and held workers are asked again whenever the slowest clock moves. A paradigm that treats the
-    pusher differently answers `proceeds` too. One that decides by other rules overrides the `on_...` methods.
+    Most paradigms answer one question, `may_proceed`, and inherit the rest: a gradient is applied on arrival, its
+    worker goes on if it may, and held workers are asked again whenever the slowest clock moves. A paradigm that treats
+    the pusher differently answers `proceeds` too. One that decides by other rules overrides the `on_...` methods.
 
     A paradigm's fields are its options; what it learns during a run lives in what `reset` prepares.
     """
@@ -65,7 +65,7 @@ class Paradigm(ABC):
         """The largest lead at which this worker may start an iteration from now on; None if there is none."""
         return None
 
-    def reset(self, workers: Iterable[WorkerId]) -> None:
+    def reset(self, workers: Iterable[WorkerId]) -> None:  # noqa: B027  (most remember nothing)
         """Forget everything learned: a run with these workers begins."""
 
     # --- answers to events, composed of the questions above ---
@@ -73,7 +73,7 @@ class Paradigm(ABC):
     def on_push(self, push: Push, view: View) -> Decision:
         """One gradient arrived; the clocks count it already."""
         proceeds = self.proceeds(push, view)
-        release = (push.worker,) if proceeds else ()
+        release: tuple[WorkerId, ...] = (push.worker,) if proceeds else ()
         if view.slowest_moved and view.held:
             release += self.released(view)
         if self.held_gradients == "apply":
@@ -116,4 +116,3 @@ class Paradigm(ABC):
             return None
         weight = 1.0 if self.held_gradients == "merge_sum" else 1.0 / max(1, len(merged))
         return dict.fromkeys(merged, weight) or None
-

@@ -29,8 +29,8 @@ class UpdateRule(Protocol):
 class ParameterServer:
     """Flat weights [P], flat running statistics of normalisation layers [S], and one slot per worker.
 
-    A push brings the batch's own statistics, and an update moves the running ones towards them by `momentum` [S], just as
-    the layers do when one process trains the network. The mix is convex, so stale statistics cannot make a variance
+    A push brings the batch's own statistics, and an update moves the running ones towards them by `momentum` [S], just
+    as the layers do when one process trains the network. The mix is convex, so stale statistics cannot make a variance
     negative.
     """
 
@@ -51,7 +51,7 @@ class ParameterServer:
         self._kept: dict[MessageId, Slot] = {}
 
     def carry_out(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
-        """Apply the outcome's updates in order, each at its rate, and copy gradients that outlive a worker's release."""
+        """Apply the updates in order, each at its rate, and copy the gradients that outlive their worker's release."""
         for update, learning_rate in zip(outcome.updates, learning_rates, strict=True):
             self._apply(update, learning_rate)
         for message in outcome.keep:

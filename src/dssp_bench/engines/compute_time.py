@@ -92,9 +92,7 @@ def _autoregressive(rng: np.random.Generator, sigma: float, rho: float) -> Itera
         yield np.exp(block)
 
 
-def _with_slow_state(
-    blocks: Iterator[np.ndarray], slow: SlowState, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+def _with_slow_state(blocks: Iterator[np.ndarray], slow: SlowState, rng: np.random.Generator) -> Iterator[np.ndarray]:
     is_slow = False
     for block in blocks:
         draws = rng.random(len(block))

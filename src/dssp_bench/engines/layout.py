@@ -94,6 +94,10 @@ class LayoutEvent(_Part):
             raise ValueError("an event is exactly one of `slowdown: FACTOR`, `leave: true` and `join: true`")
         return self
 
+    def lasts_at(self, at: Nanoseconds) -> bool:
+        """Whether the event has begun and is not over."""
+        return self.at_s * SECOND <= at and (self.for_s is None or at < (self.at_s + self.for_s) * SECOND)
+
 
 class ClusterLayout(_Part):
     """A list of workers and what surrounds them; `count` repeats the list to that many workers, names included.
@@ -141,9 +145,8 @@ class ClusterLayout(_Part):
         """How many times slower than the base this worker is at that moment."""
         factor = self.workers[worker].slowdown
         for event in self.events:
-            if event.worker == worker and event.slowdown is not None and at >= event.at_s * SECOND:
-                if event.for_s is None or at < (event.at_s + event.for_s) * SECOND:
-                    factor *= event.slowdown
+            if event.worker == worker and event.slowdown is not None and event.lasts_at(at):
+                factor *= event.slowdown
         return factor
 
     @property
@@ -155,7 +158,7 @@ class ClusterLayout(_Part):
 def _repeat(workers: tuple[WorkerLayout, ...], count: int) -> tuple[WorkerLayout, ...]:
     """The list again and again; from the second time on names are numbered so that they stay apart."""
     names: dict[str, int] = {}
-    repeated = []
+    repeated: list[WorkerLayout] = []
     for worker in itertools.islice(itertools.cycle(workers), count):
         times = names[worker.name] = names.get(worker.name, 0) + 1
         numbered = re.sub(r"^worker_\d+$", f"worker_{len(repeated)}", worker.name)

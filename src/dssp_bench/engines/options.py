@@ -10,9 +10,13 @@ class _Options(BaseModel):
 
 
 class SimulatedOptions(_Options):
-    """Virtual time; `train` computes real gradients in virtual order, without it only the timing runs."""
+    """Virtual time; `train` computes real gradients in virtual order, without it only the timing runs.
+
+    `threads` is the number of threads to compute with; more than one helps only large networks on idle cores.
+    """
 
     train: bool = True
+    threads: Annotated[int, Field(ge=1)] = 1
 
 
 class LocalOptions(_Options):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dssp_bench.core.messages import SECOND, Joined, Left, Outcome
 from dssp_bench.engines.observer import Observer
@@ -53,15 +54,13 @@ class StatusPage(Observer):
     """Keeps a page of float64 numbers (private, or shared between processes) up to date."""
 
     def __init__(self, numbers: torch.Tensor) -> None:
-        self._numbers = numbers.numpy()
-        self._workers = self._numbers[_HEAD:].reshape(-1, _COLUMNS)
-        self._head = memoryview(self._numbers)
-        self._rows = memoryview(self._numbers)[_HEAD:]
+        self._numbers: NDArray[np.float64] = numbers.numpy()
+        self._head, self._rows = self._numbers[:_HEAD], self._numbers[_HEAD:]
 
     def begin(self) -> None:
         """Nothing has happened yet."""
         self._numbers[:] = 0
-        self._workers[:, 1] = self._numbers[3] = np.nan
+        self._rows[1::_COLUMNS] = self._head[3] = np.nan
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Enter what one event changed."""
@@ -115,5 +114,3 @@ class StatusPage(Observer):
 
 def _known(number: float) -> float | None:
     return None if number != number else number
-
-

@@ -67,6 +67,6 @@ def _memory() -> int | None:
 
 
 def _gpus() -> list[str]:
-    import torch  # noqa: PLC0415  (late: this module is also imported where nothing is trained)
+    import torch
 
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

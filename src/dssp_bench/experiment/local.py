@@ -27,7 +27,7 @@ _RECORDS_EVERY_S = 5.0
 def run_locally(
     spec: RunSpec, plan: Plan, data: Data, records: RecordsMaker, watchers: Watchers, info: RunInfo, device: str
 ) -> dict[str, Any]:
-    """Run to the end; returns what only the server knows. Raises DsspBenchError; Ctrl-C ends the run at a safe point."""
+    """Run to the end; returns what only the server knows. Ctrl-C ends it at a safe point. Raises DsspBenchError."""
     assert isinstance(spec.engine, LocalOptions)
     shared = SharedData(data)
     workers = len(spec.cluster.workers)
@@ -96,9 +96,7 @@ class _Conversation:
             found = message.json()
             epoch = self._records.epoch(found["samples"])
             self._watchers.evaluation(
-                Evaluation(
-                    found["at"], found["version"], found["samples"], epoch, found["loss"], found["accuracy"]
-                )
+                Evaluation(found["at"], found["version"], found["samples"], epoch, found["loss"], found["accuracy"])
             )
         elif message.kind is Kind.FAILED:
             raise DsspBenchError(message.body.decode())

@@ -1,9 +1,10 @@
-"""What the engines' processes are made of: workers, evaluations and records, as things that can be handed to a process."""
+"""What runs are made of: workers, evaluations and records, as things that can be handed to a process."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,13 +34,14 @@ class SharedData:
 
     def __init__(self, data: Data) -> None:
         self._tensors = SharedTensors.copy_of([getattr(data, name) for name in _TENSORS])
-        nothing = torch.empty(0)
-        self._rest = replace(data, **dict.fromkeys(_TENSORS, nothing))
+        nothing: dict[str, Any] = dict.fromkeys(_TENSORS, torch.empty(0))
+        self._rest = replace(data, **nothing)
 
     @property
     def data(self) -> Data:
         """The data set, in this process; nothing is copied."""
-        return replace(self._rest, **dict(zip(_TENSORS, self._tensors.views(), strict=True)))
+        tensors: dict[str, Any] = dict(zip(_TENSORS, self._tensors.views(), strict=True))
+        return replace(self._rest, **tensors)
 
 
 @dataclass
@@ -55,7 +57,9 @@ class WorkerMaker:
     def __call__(self, worker: WorkerId, device: str, weights: Tensor, slot: Slot) -> Worker:
         """The worker with this number, on weights and a slot that live on its device."""
         task = Task(self.source, self.data.data)
-        made = make_worker(task, task.build_model(self.seed), self.batch_size, self.seed, self.workers, worker, weights, slot)
+        made = make_worker(
+            task, task.build_model(self.seed), self.batch_size, self.seed, self.workers, worker, weights, slot
+        )
         examples = min(self.batch_size, task.data.examples)
         inputs = torch.zeros(examples, *task.data.input_shape, device=device)
         made.warm_up((inputs, torch.zeros(examples, dtype=torch.int64, device=device)))
@@ -111,7 +115,9 @@ def make_evaluation(
 class Records:
     """A run's records as the loop and the evaluator write them."""
 
-    def __init__(self, folder: Path, epoch_of: Callable[[int], float], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path, epoch_of: Callable[[int], float], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._writer = RecordWriter(folder, now)
         self._epoch_of = epoch_of
         self.on_outcome = self._writer.on_outcome
@@ -153,4 +159,3 @@ def parameter_count(source: ModelSource, input_shape: tuple[int, int, int], clas
 def initial_state(model: torch.nn.Module) -> list[Tensor]:
     """What a run starts from: weights [P], statistics of normalisation layers [S], and their momentum [S]."""
     return [flat_parameters(model), flat_statistics(model), statistics_momentum(model)]
-

@@ -91,14 +91,15 @@ class PlainProgress(_Progress):
     def progress(self, status: RunStatus) -> None:
         """Print a line if the last one is long ago."""
         super().progress(status)
-        if self._now() - self._printed_at >= _LINE_EVERY_S:
+        if status.pushes and self._now() - self._printed_at >= _LINE_EVERY_S:
             self._print_status(status)
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Print a line if this is the best accuracy so far, unless the last line is only just there."""
         before = self._best
         super().evaluation(evaluation)
-        if self._best is not before and self._status and self._now() - self._printed_at >= _LINE_AFTER_BEST_S:
+        is_time = self._now() - self._printed_at >= _LINE_AFTER_BEST_S
+        if self._best is not before and is_time and not self._brief and self._status and self._status.pushes:
             self._print_status(self._status)
 
     def _print_status(self, status: RunStatus) -> None:
@@ -156,7 +157,10 @@ class LiveProgress(_Progress):
         parts = [_seconds(status.elapsed_s, self._run), self._pushes(status), _rate(status)]
         yield _one_line("  ".join(parts))
         if self._run.total_pushes:
-            yield ProgressBar(total=self._run.total_pushes, completed=status.pushes, width=min(60, self._console.width))
+            line = Table.grid()  # a bar by itself does not end its line
+            width = min(60, self._console.width)
+            line.add_row(ProgressBar(total=self._run.total_pushes, completed=status.pushes, width=width))
+            yield line
         loss = "" if status.loss is None else f"loss {status.loss:.4f}"
         learned = "  ".join(part for part in (loss, self._accuracy()) if part)
         if learned:
@@ -219,12 +223,12 @@ def _facts(run: RunInfo, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]
     yield "accuracy", _accuracy_of(run, summary)
     duration, startup = summary.get("duration_s"), summary.get("startup_s")
     took = "" if duration is None else _seconds(duration, run)
-    yield "time", took + (f", after {startup:.2f} s of start-up" if took and startup is not None else "")
+    yield "time", took + (f", after {startup:.2f} s of start-up" if took and startup else "")
     rates = [(summary.get("pushes_per_s"), "pushes/s"), (summary.get("samples_per_s"), "samples/s")]
     yield "throughput", ", ".join(f"{rate:.1f} {unit}" for rate, unit in rates if rate is not None)
     counts = [f"{summary[key]} {key}" for key in ("pushes", "updates", "grants") if summary.get(key) is not None]
-    clock = summary.get("learning_rate_clock")
-    yield "counts", ", ".join(counts) + (f"; learning rate on the clock of {clock}" if counts and clock else "")
+    yield "counts", ", ".join(counts)
+    yield "schedule", f"on the clock of {clock}" if (clock := summary.get("learning_rate_clock")) else ""
     mean, p99 = summary.get("mean_staleness"), summary.get("p99_staleness")
     yield "staleness", "" if mean is None else f"{mean:.2f} mean" + ("" if p99 is None else f", {p99:g} p99")
 

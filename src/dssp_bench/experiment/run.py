@@ -20,7 +20,7 @@ from dssp_bench.engines.options import LocalOptions, ReplayOptions, SimulatedOpt
 from dssp_bench.experiment.environment import environment
 from dssp_bench.experiment.local import run_locally, startup_seconds
 from dssp_bench.experiment.parts import RecordsMaker, parameter_count
-from dssp_bench.experiment.plan import Plan, make_plan
+from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.virtual import run_in_virtual_time
@@ -145,9 +145,7 @@ class _Run:
             targets=[] if target is None else [target],
         )
         summary["lost_workers"] = report.get("lost_workers", [])
-        summary["membership"] = [
-            {**event, "at_s": event["at_ns"] / SECOND} for event in report.get("membership", [])
-        ]
+        summary["membership"] = [{**event, "at_s": event["at_ns"] / SECOND} for event in report.get("membership", [])]
         if error:
             summary["error"] = error
         return summary
@@ -217,7 +215,9 @@ def identity(spec: RunSpec) -> dict[str, Any]:
 
 def new_folder(spec: RunSpec) -> Path:
     """A folder that nobody else has, named after the moment and the run."""
-    what = spec.name or "-".join([str(identity(spec)[key]) for key in ("paradigm", "cluster", "dataset")] + [f"seed{spec.seed}"])
+    what = spec.name or "-".join(
+        [str(identity(spec)[key]) for key in ("paradigm", "cluster", "dataset")] + [f"seed{spec.seed}"]
+    )
     spec.runs_dir.mkdir(parents=True, exist_ok=True)
     while True:
         folder = spec.runs_dir / f"{_now():%Y%m%d-%H%M%S-%f}-{what}"

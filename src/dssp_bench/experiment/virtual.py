@@ -11,6 +11,7 @@ from dssp_bench.core.messages import Nanoseconds, Outcome, WorkerId
 from dssp_bench.core.server import ParameterServer, Slot
 from dssp_bench.core.update import SGD
 from dssp_bench.engines.layout import ClusterLayout
+from dssp_bench.engines.options import SimulatedOptions
 from dssp_bench.engines.observer import Membership, Observer, Recording, Snapshots
 from dssp_bench.engines.serve import serve
 from dssp_bench.engines.simulated import Compute, SimulatedEngine
@@ -28,6 +29,8 @@ def run_in_virtual_time(
     spec: RunSpec, plan: Plan, data: Data | None, records: RecordsMaker, watchers: Watchers, device: str
 ) -> dict[str, Any]:
     """Run to the end; returns what only the loop knows. Without data only the timing runs."""
+    assert isinstance(spec.engine, SimulatedOptions)
+    torch.set_num_threads(spec.engine.threads)
     recorder = records()
     page = StatusPage(torch.zeros(page_size(len(spec.cluster.workers)), dtype=torch.float64))
     page.begin()
@@ -49,7 +52,7 @@ def run_in_virtual_time(
     engine = _engine(spec.cluster, plan, spec.seed, training.compute if training else None)
     coordinator = Coordinator(spec.paradigm, spec.cluster.present)
     try:
-        serve(coordinator, engine, plan.limits, plan.rates, training and training.server, observers)
+        serve(coordinator, engine, plan.limits, plan.rates, training.server if training else None, observers)
     finally:
         recorder.close()
     return {"membership": membership.events}

@@ -25,10 +25,10 @@ class Post(NamedTuple):
 class LocalEngine(Engine):
     """Real time, real workers. A release copies one whole version of the weights for the worker, then wakes it.
 
-    `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and the
-    driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
-    that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and that
-    raises WorkerFailed here.
+    `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and
+    the driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
+    that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and
+    that raises WorkerFailed here.
     """
 
     def __init__(

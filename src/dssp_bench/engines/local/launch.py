@@ -89,7 +89,7 @@ def transports(layout: ClusterLayout) -> list[str]:
 
 def start_fork_server(preload: Sequence[str]) -> None:
     """Start the process that imports the modules once and then forks the others; returns at once."""
-    from multiprocessing import forkserver  # noqa: PLC0415
+    from multiprocessing import forkserver
 
     multiprocessing.set_forkserver_preload(list(preload))
     forkserver.ensure_running()
@@ -183,9 +183,7 @@ class LocalRun:
             handles = where != "cpu" and device != "cpu"
             memory = None if handles else SharedTensors([sizes[0], sizes[0], sizes[1]])
             meetings[worker] = (here, memory)
-            worker_jobs.append(
-                WorkerJob(worker, there, device, memory, job.layout, job.worker, job.options.threads)
-            )
+            worker_jobs.append(WorkerJob(worker, there, device, memory, job.layout, job.worker, job.options.threads))
         to_evaluator, evaluator_end = channel_pair()
         handles = where != "cpu" and job.evaluation_device != "cpu"
         snapshots = None if handles else SharedTensors(sizes * _SNAPSHOTS)

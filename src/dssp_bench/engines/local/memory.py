@@ -23,7 +23,7 @@ def _anonymous_file() -> int:
 
 
 class SharedMemory:
-    """Anonymous memory that goes to a child process as an inherited file descriptor; the kernel frees it with its users.
+    """Anonymous memory that goes to a child process as a file descriptor; the kernel frees it with its last user.
 
     Tensors made from it stay valid as long as they live, whatever happens to this object.
     """
@@ -85,7 +85,7 @@ class SharedTensors:
 
 def cuda_handle(tensors: Sequence[Tensor]) -> bytes:
     """Handles with which another process of this user opens these CUDA tensors; no data is copied."""
-    import torch.multiprocessing  # noqa: F401, PLC0415  (registers how tensors are handed over)
+    import torch.multiprocessing  # noqa: F401  (registers how tensors are handed over)
 
     return bytes(reduction.ForkingPickler.dumps(list(tensors)))
 

@@ -108,7 +108,7 @@ class ServerJob:
     startup_timeout_s: float
 
 
-# --- a worker ----------------------------------------------------------------------------------------------------------
+# --- a worker ---
 
 
 def run_worker(job: WorkerJob) -> None:
@@ -168,7 +168,7 @@ def _sleep_until(moment: Nanoseconds) -> None:
         time.sleep(left / 1e9)
 
 
-# --- the evaluator -----------------------------------------------------------------------------------------------------
+# --- the evaluator ---
 
 
 def run_evaluator(job: EvaluatorJob) -> None:
@@ -208,7 +208,7 @@ def _evaluation(job: EvaluatorJob, weights: Tensor, statistics: Tensor) -> Calla
     return copy_and_evaluate
 
 
-# --- the server --------------------------------------------------------------------------------------------------------
+# --- the server ---
 
 
 def run_server(job: ServerJob) -> None:
@@ -354,7 +354,7 @@ def _calendar(layout: ClusterLayout) -> list[Joined | Left]:
     return joins + [Left(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.leave]
 
 
-# --- every process -----------------------------------------------------------------------------------------------------
+# --- every process ---
 
 
 def _prepare(threads: int) -> None:

@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install check test coverage reproduce clean
+
+install:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+
+check:
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test:
+	$(BIN)/python -m pytest
+
+coverage:
+	$(BIN)/python -m pytest tests/core tests/paradigms tests/paper --cov=dssp_bench.core --cov=dssp_bench.paradigms \
+		--cov-branch --cov-report=term-missing --cov-fail-under=100
+
+reproduce:
+	$(BIN)/dssp-bench run -m engine=simulated paradigm=bsp,asp,ssp,dssp cluster=hetero seed=1,2,3
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -1,0 +1,89 @@
+"""Figures are drawn for every paradigm and shape of run, and say what their axes mean."""
+
+import sys
+from pathlib import Path
+from subprocess import run
+
+import numpy as np
+import pytest
+
+from dssp_bench import plots
+from dssp_bench.analysis.series import Series
+from dssp_bench.core.paradigm import Paradigm
+from dssp_bench.paradigms.asp import ASP
+from dssp_bench.paradigms.bsp import BSP
+from dssp_bench.paradigms.dssp import DSSP
+from dssp_bench.paradigms.ssp import SSP
+from dssp_bench.plots import figures
+from dssp_bench.plots.of_run import activities, of_run, opening
+from dssp_bench.plots.style import _apart, save
+from dssp_bench.records.reader import RunRecords
+from dssp_bench.records.writer import RecordWriter
+from tests.records import fake_run
+
+OF_ANY_RUN = {"accuracy", "throughput", "lead", "lead_at_first", "staleness", "waiting", "timeline"}
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "slowdowns"),
+    [(ASP(), (1.0,)), (BSP(), (1.0, 1.0)), (SSP(3), tuple(np.linspace(1, 2, 40))), (DSSP(3, 15), (1.0, 1.57, 3.0))],
+    ids=["alone", "BSP", "SSP of 40 workers", "DSSP"],
+)
+def test_a_run_has_a_figure_of_everything_that_it_has(
+    tmp_path: Path, paradigm: Paradigm, slowdowns: tuple[float, ...]
+) -> None:
+    records = fake_run.finished(tmp_path, paradigm, slowdowns, 400)
+    made = of_run(records)
+    assert set(made) == OF_ANY_RUN | ({"threshold"} if isinstance(paradigm, SSP | DSSP) else set())
+    for name, figure in made.items():
+        save(figure, tmp_path / f"{name}.png")
+        assert figure.axes[0].get_xlabel(), name
+
+
+def test_figures_are_saved_under_the_run(tmp_path: Path) -> None:
+    records = fake_run.finished(tmp_path, DSSP(3, 15))
+    files = plots.save_all(records, tmp_path, svg=True)
+    assert sorted(files) == sorted((tmp_path / "figures").iterdir())
+    assert {path.suffix for path in files} == {".png", ".svg"}
+    before = {path: path.read_bytes() for path in files}
+    plots.save_all(records, tmp_path, svg=True)
+    assert before == {path: path.read_bytes() for path in files}
+
+
+def test_a_run_that_ended_at_once_has_no_figures(tmp_path: Path) -> None:
+    RecordWriter(tmp_path).close()
+    assert plots.save_all(RunRecords.open(tmp_path), tmp_path) == []
+
+
+def test_lines_of_several_runs_are_named_where_they_end() -> None:
+    curve = Series(np.array([0.0, 10.0]), np.array([0.1, 0.9]))
+    figure = figures.accuracy_over_time({"BSP": curve, "DSSP": curve}, target=0.8)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert texts == {"BSP", "DSSP", "target 80 %"}
+    assert figure.axes[0].get_xlabel() == "time (s)"
+    assert figure.axes[0].get_ylabel() == "test accuracy (%)"
+
+
+def test_labels_that_would_overlap_move_apart_and_stay_inside() -> None:
+    assert _apart([10.0, 10.0, 50.0], 5.0, 0.0, 100.0) == [10.0, 15.0, 50.0]
+    assert _apart([99.0, 98.0], 5.0, 0.0, 100.0) == [100.0, 95.0]
+
+
+def test_the_timeline_shows_who_computed_and_who_was_held(tmp_path: Path) -> None:
+    # fast pushes at 1 and is held until slow pushes at 2
+    pushes = fake_run.finished(tmp_path, BSP(), slowdowns=(1.0, 2.0), pushes=4).pushes
+    fast = activities(pushes, 4.0)["worker 0"]
+    assert fast.computing.begin.tolist() == [0.0, 2.0]
+    assert fast.held.begin.tolist() == [1.0, 3.0]
+    assert fast.held.end.tolist() == [2.0, 4.0]
+
+
+def test_the_opening_ends_when_the_fastest_has_pushed_often_enough(tmp_path: Path) -> None:
+    pushes = fake_run.finished(tmp_path, ASP(), slowdowns=(1.0, 2.0), pushes=90).pushes
+    assert opening(pushes, 30) == (0.0, 30.0)
+    assert opening(pushes, 1000) == (0.0, float(pushes["arrived_s"].max()))
+
+
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    code = "import sys, dssp_bench.plots, dssp_bench.plots.of_run; assert 'matplotlib' not in sys.modules"
+    run([sys.executable, "-c", code], check=True)
