@@ -327,16 +327,32 @@ def test_a_timer_is_passed_on_and_its_moment_is_the_paradigms() -> None:
 
 
 def test_most_paradigms_do_nothing_when_a_timer_fires() -> None:
-    coordinator = Coordinator(ASP(), range(1))
-    coordinator.start()
-    assert coordinator.handle(TimerFired("check", 4)) == Outcome(4)
+    assert ASP().on_timer(TimerFired("check", 4), View(range(1))) == Decision()
 
 
-@pytest.mark.xfail(strict=True, raises=Deadlock, reason="pending timers are remembered by their tag alone")
 def test_of_two_timers_with_one_tag_the_later_is_still_to_come_when_the_earlier_has_fired() -> None:
-    coordinator = started(1, Decision(timers=(Timer("check", 5), Timer("check", 9))), HOLD)
+    coordinator = started(1, Decision(timers=(Timer("check", 5), Timer("check", 9))), HOLD, HOLD)
     coordinator.handle(Push(0, 1))
     coordinator.handle(TimerFired("check", 5))
+    with pytest.raises(Deadlock):
+        coordinator.handle(TimerFired("check", 9))
+
+
+def test_a_timer_that_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(ProtocolViolation, match="timer 'check' fired, but nobody waits for it"):
+        started(1).handle(TimerFired("check", 5))
+
+
+def test_a_run_is_started_once() -> None:
+    with pytest.raises(ProtocolViolation, match="started before"):
+        started(1).start()
+
+
+def test_the_number_of_a_worker_that_left_never_comes_back() -> None:
+    coordinator = started(2, HOLD)
+    coordinator.handle(Left(0, 1))
+    with pytest.raises(ProtocolViolation, match="worker 0 left before; whoever takes its place takes a new number"):
+        coordinator.handle(Joined(0, 2))
 
 
 def test_within_one_event_updates_come_before_releases_and_these_before_timers() -> None:
@@ -352,7 +368,7 @@ def test_within_one_event_updates_come_before_releases_and_these_before_timers()
     coordinator.start()
     coordinator.handle(Push(0, 1))
     assert seen == [(0, set()), (1, set())]  # at the start, and at the push
-    assert coordinator._pending_timers == {"check"}
+    assert coordinator._pending_timers == {"check": 1}
 
 
 # --- deadlock --------------------------------------------------------------------------------------------------------

@@ -76,8 +76,9 @@ def history(client: Any, run: Any, key: str) -> list[tuple[float, int, float]]:
     return sorted(((p.timestamp - run.info.start_time) / 1000, p.step, p.value) for p in points)
 
 
-def test_a_finished_run_is_logged_with_all_that_it_left(runs: Path) -> None:
-    info, log = describe(runs), MlflowLog()
+def log_finished(info: RunInfo) -> tuple[RunRecords, dict[str, Any]]:
+    """A run of DSSP from its start to its end, logged."""
+    log = MlflowLog()
     log.start(info)
     records = fake_run.finished(info.folder, DSSP(3, 15), pushes=400)
     identity = {"paradigm": "dssp", "batch_size": 32, "seed": 7}
@@ -87,7 +88,12 @@ def test_a_finished_run_is_logged_with_all_that_it_left(runs: Path) -> None:
     (info.folder / "figures" / "lead.png").write_bytes(b"a picture")
     log.finish("finished", records, summary, "")
     assert log.failed is None
+    return records, summary
 
+
+def test_a_finished_run_is_logged_with_all_that_it_left(runs: Path) -> None:
+    info = describe(runs)
+    records, summary = log_finished(info)
     client, run = logged(runs, info.name)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "dssp(3,15) hetero seed 7"
@@ -227,7 +233,9 @@ def test_the_saved_view_is_on_the_experiment_and_draws_metrics_that_are_logged(r
     view = json.loads(zlib.decompress(base64.b64decode(saved["state"].removeprefix("deflate;"))))
     sections = {section["uuid"] for section in view["compareRunSections"]}
     drawn = {chart["metricKey"] for chart in view["compareRunCharts"]}
-    _, run = logged(runs, "20260101-120000-000001-dssp-hetero-digits-seed7")
+    info = describe(runs, "20260101-120000-000008-viewed")
+    log_finished(info)
+    _, run = logged(runs, info.name)
     assert drawn <= run.data.metrics.keys()
     assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
     assert len({chart["uuid"] for chart in view["compareRunCharts"]}) == len(view["compareRunCharts"])

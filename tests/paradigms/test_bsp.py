@@ -4,7 +4,7 @@ import pytest
 
 from dssp_bench.core.messages import Use
 from dssp_bench.paradigms.bsp import BSP
-from tests.scenario import PromiseError, play
+from tests.scenario import play
 
 
 def test_everyone_waits_for_the_last_and_then_all_go_on() -> None:
@@ -74,16 +74,3 @@ def test_when_everybody_else_has_left_those_held_go_on_as_a_round() -> None:
 def test_a_worker_that_joins_in_the_middle_of_a_round_is_waited_for() -> None:
     story = play(BSP(), "workers a b\n 1 a ->\n 2 new joins -> new\n 3 b ->\n 4 new -> new a b")
     assert story.gradients(3) == [("a", 1), ("b", 1), ("new", 1)]
-
-
-def test_a_worker_may_leave_and_come_back_between_rounds() -> None:
-    story = play(BSP(), "workers a b\n 1 a ->\n 2 b -> b a\n 3 a leaves ->\n 4 a joins -> a\n 5 b ->\n 6 a -> a b")
-    assert story.gradients(5) == [("b", 2), ("a", 2)]
-
-
-@pytest.mark.xfail(
-    strict=True, raises=PromiseError, reason="its first gradient and its new one have the same name, and one is lost"
-)
-def test_a_worker_that_left_in_its_round_and_came_back_in_the_same_loses_no_gradient() -> None:
-    story = play(BSP(), "workers a b\n 1 a ->\n 2 a leaves ->\n 3 a joins -> a\n 4 a ->\n 5 b -> b a")
-    assert len(story.gradients(4)) == 3

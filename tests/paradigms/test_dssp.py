@@ -177,21 +177,6 @@ def test_the_last_grant_is_not_reported_again() -> None:
     assert [outcome.grant is not None for outcome in story.outcomes] == [False] * 5 + [True, False]
 
 
-@pytest.mark.xfail(strict=True, reason="what a worker was granted, and its push times, outlive it")
-def test_a_worker_that_comes_back_brings_no_extra_iterations() -> None:
-    script = AHEAD + "22 fast -> fast\n 23 fast leaves ->\n 24 fast joins -> fast\n 25 fast -> fast"
-    record = play(DSSP(1, 21), script).outcomes[-1].push
-    assert record is not None
-    assert record.threshold == 1
-
-
-@pytest.mark.xfail(strict=True, reason="what a worker was granted, and its push times, outlive it")
-def test_a_worker_that_comes_back_starts_with_less_than_two_pushes() -> None:
-    """Its interval would span the time for which it was gone."""
-    script = AHEAD + "21.5 slow leaves ->\n 100 slow joins -> slow\n 101 fast -> fast\n 102 fast ->"
-    assert grants(play(DSSP(1, 21), script)) == []
-
-
 @given(
     lower=st.integers(0, 3),
     width=st.integers(0, 6),

@@ -3,7 +3,7 @@
 import pytest
 
 from dssp_bench.paradigms.ssp import SSP
-from tests.scenario import PromiseError, play
+from tests.scenario import play
 
 
 def test_ssp_holds_the_fast_worker_until_the_slow_one_pushes() -> None:
@@ -100,16 +100,3 @@ def test_a_worker_that_joins_slows_down_those_ahead_of_it_and_gives_way() -> Non
     play(
         SSP(1), "workers a b\n 1 a -> a\n 2 b -> b\n 3 new joins -> new\n 4 a -> a\n 5 a ->\n 6 b -> b\n 7 new -> new a"
     )
-
-
-@pytest.mark.xfail(strict=True, raises=PromiseError, reason="a gradient that waits is lost when its worker comes back")
-def test_a_worker_that_left_while_held_and_came_back_loses_no_gradient() -> None:
-    story = play(SSP(0, "merge_sum"), "workers a b\n 1 a ->\n 2 a leaves ->\n 3 a joins -> a\n 4 a ->\n 5 b -> b a")
-    assert len(story.gradients(4)) == 3
-
-
-@pytest.mark.xfail(strict=True, reason="only the gradient of the release's own push is kept")
-def test_a_worker_that_comes_back_does_not_overwrite_its_gradient_that_waits() -> None:
-    """Its gradient of clock 2 waits in its slot, and its new iteration, after clock 0, will write to that slot."""
-    story = play(SSP(1, "merge_sum"), "workers a b\n 1 a -> a\n 2 a ->\n 3 a leaves ->\n 4 a joins -> a")
-    assert [(kept.worker, kept.clock) for kept in story.outcomes[3].keep] == [(0, 2)]

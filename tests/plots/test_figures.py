@@ -34,7 +34,7 @@ def test_a_run_has_a_figure_of_everything_that_it_has(
 ) -> None:
     records = fake_run.finished(tmp_path, paradigm, slowdowns, 400)
     made = of_run(records)
-    assert set(made) == OF_ANY_RUN | ({"threshold"} if isinstance(paradigm, SSP | DSSP) else set())
+    assert set(made) == OF_ANY_RUN | (set() if isinstance(paradigm, ASP) else {"threshold"})
     for name, figure in made.items():
         save(figure, tmp_path / f"{name}.png")
         assert figure.axes[0].get_xlabel(), name

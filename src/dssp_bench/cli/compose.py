@@ -487,6 +487,12 @@ _COMPOSITION_ERRORS: list[tuple[str, Callable[[str, Exception, _KnownKeys], Dssp
     (r"Sweep parameters '(.+)' requires --multirun", _several_values),
     (r"Error merging override (.+)", _bad_value),
     (
+        r"Multiple values for (\S+)\. To override",
+        lambda key, error, keys: ConfigurationError(
+            key, "is chosen already", "leave out the +; in a file: override /..."
+        ),
+    ),
+    (
         r"Could not append to config. An item is already at '([^']+)'",
         lambda key, error, keys: ConfigurationError(key, "is there already", "leave out the +"),
     ),

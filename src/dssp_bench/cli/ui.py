@@ -1,6 +1,7 @@
 """`dssp-bench ui`: MLflow's own pages, opened where paradigms are compared."""
 
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -43,16 +44,16 @@ def ui(runs_dir: Path, port: int) -> None:
             "runs_dir", f"no run has been logged under {runs_dir} yet", "start one with `dssp-bench run`"
         )
     port = free_port(port)
-    with _server(store, port) as (server, log):
-        print("MLflow is starting ...", flush=True)
-        _wait_until_it_answers(server, port, log)
-        print(f"Compare the runs:  {comparison_address(port, *experiment_of(store))}")
-        print("Ctrl-C ends it. From another machine: ssh -L " + f"{port}:{HOST}:{port} <this machine>", flush=True)
-        try:
+    try:
+        with _server(store, port) as (server, log):
+            print("MLflow is starting ...", flush=True)
+            _wait_until_it_answers(server, port, log)
+            print(f"Compare the runs:  {comparison_address(port, *experiment_of(store))}")
+            print(f"Ctrl-C ends it. From another machine: ssh -L {port}:{HOST}:{port} <this machine>", flush=True)
             server.wait()
-        except KeyboardInterrupt:
-            return
-        raise DsspBenchError(f"MLflow's server ended by itself: {_last_line(log)}")
+            raise DsspBenchError(f"MLflow's server ended by itself: {_reason(log)}")
+    except KeyboardInterrupt:
+        return
 
 
 def comparison_address(port: int, experiment: str | None, view_key: str | None) -> str:
@@ -113,6 +114,7 @@ def _server(store: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], I
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            cwd=store.parent,
             env={**os.environ, **_ENVIRONMENT},
             start_new_session=True,
         )
@@ -139,13 +141,14 @@ def _termination_as_interrupt() -> Iterator[None]:
 
 def _end(server: subprocess.Popen[bytes]) -> None:
     """Ask the whole group to end; what is left when its leader has gone, or will not go, is killed."""
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(ENDS_WITHIN_S)
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+    try:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(ENDS_WITHIN_S)
+    finally:  # also after an impatient second Ctrl-C
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
@@ -153,16 +156,18 @@ def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: IO[b
     deadline = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise DsspBenchError(f"MLflow's server does not start: {_last_line(log)}")
+            raise DsspBenchError(f"MLflow's server does not start: {_reason(log)}")
         try:
             with opener.open(f"http://{HOST}:{port}/health", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise DsspBenchError(f"MLflow's server did not answer within {STARTS_WITHIN_S:.0f} s: {_last_line(log)}")
+    raise DsspBenchError(f"MLflow's server did not answer within {STARTS_WITHIN_S:.0f} s: {_reason(log)}")
 
 
-def _last_line(log: IO[bytes]) -> str:
+def _reason(log: IO[bytes]) -> str:
+    """The line of the server's output that says what went wrong, as far as one can tell."""
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
+    errors = [line for line in lines if re.search(r"(Error|Exception)\b.*: ", line)]
+    return (errors or lines or ["it said nothing"])[-1].strip()[:300]

@@ -5,10 +5,12 @@ What it guarantees, whatever the paradigm:
 - events are handled one at a time; within one, updates come first, then releases, then timers;
 - a version counts one applied update, and a gradient's staleness is measured when it is applied;
 - only held workers are released, and a worker that pushes while it is held is a ProtocolViolation that changes nothing;
-- a worker that left counts no longer, and whoever waited for it is asked again;
+- a worker that left counts no longer, whoever waited for it is asked again, and its number never comes back, so that
+  worker and clock name a gradient once and for all;
 - when no live worker computes, no timer is pending and workers are held, it raises Deadlock.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from dssp_bench.core.errors import Deadlock, InvalidDecision, ProtocolViolation
@@ -44,11 +46,14 @@ class Coordinator:
         self.view = View(workers)
         self.pushes = 0
         self._pulled: dict[WorkerId, int] = {}
-        self._pending_timers: set[str] = set()
+        self._departed: set[WorkerId] = set()
+        self._pending_timers: Counter[str] = Counter()
         paradigm.reset(self.view.clocks)
 
     def start(self) -> Outcome:
-        """Release every worker into its first iteration, at time 0."""
+        """Release every worker into its first iteration, at time 0. Raises ProtocolViolation if that was done before."""
+        if self._pulled:
+            raise ProtocolViolation("the run was started before")
         return Outcome(0, released=tuple([self._begin(worker, 0) for worker in self.view.clocks]))
 
     def handle(self, event: Event) -> Outcome:
@@ -60,8 +65,7 @@ class Coordinator:
         if isinstance(event, Joined):
             return self._on_join(event)
         assert isinstance(event, TimerFired)
-        self._pending_timers.discard(event.tag)
-        return self._answer(self.paradigm.on_timer(event, self.view), event.at)
+        return self._on_timer(event)
 
     @property
     def computing(self) -> int:
@@ -101,16 +105,26 @@ class Coordinator:
         view = self.view
         if left.worker not in view.clocks:
             raise ProtocolViolation(f"worker {left.worker} left, but it is not one of the live workers")
+        self._departed.add(left.worker)
         view.held.pop(left.worker, None)
         view.slowest_moved = view.clocks.remove(left.worker)
         return self._answer(self.paradigm.on_leave(left, view), left.at)
 
     def _on_join(self, joined: Joined) -> Outcome:
         view = self.view
+        if joined.worker in self._departed:
+            raise ProtocolViolation(f"worker {joined.worker} left before; whoever takes its place takes a new number")
         view.clocks.add(joined.worker)
         view.held[joined.worker] = Push(joined.worker, joined.at)
         view.slowest_moved = False
         return self._answer(self.paradigm.on_join(joined, view), joined.at)
+
+    def _on_timer(self, timer: TimerFired) -> Outcome:
+        if not self._pending_timers[timer.tag]:
+            raise ProtocolViolation(f"timer {timer.tag!r} fired, but nobody waits for it")
+        self._pending_timers[timer.tag] -= 1
+        self.view.slowest_moved = False
+        return self._answer(self.paradigm.on_timer(timer, self.view), timer.at)
 
     # --- carrying a decision out: apply, flush, release, timers ---
 
@@ -177,7 +191,7 @@ class Coordinator:
             raise ProtocolViolation(f"worker {worker} pushed before the run was started")
 
     def _guard_against_deadlock(self) -> None:
-        if self.view.held and not self.computing and not self._pending_timers:
+        if self.view.held and not self.computing and not self._pending_timers.total():
             held = ", ".join(f"{w} at clock {self.view.clocks[w]}" for w in self.view.held)
             raise Deadlock(f"{self._name} holds every live worker and waits for nothing: {held}")
 

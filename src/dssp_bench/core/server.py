@@ -61,8 +61,8 @@ class ParameterServer:
     def _apply(self, update: Update, learning_rate: float) -> None:
         gradients = [(self._take(a.message), a.weight) for a in update.gradients]
         self._rule.apply(_weighted([(slot.gradient, weight) for slot, weight in gradients]), learning_rate)
-        if self.statistics.numel():
-            total = sum(weight for _, weight in gradients)
+        total = sum(weight for _, weight in gradients)
+        if self.statistics.numel() and total:
             mean = _weighted([(slot.statistics, weight / total) for slot, weight in gradients])
             self.statistics.lerp_(mean, self._momentum)
 

@@ -61,9 +61,10 @@ class Limits:
     stop_requested: bool = False
 
     def reached(self, coordinator: Coordinator) -> bool:
-        """Whether the run is over although there may be more events."""
+        """Whether the run is over although there may be more events, such as a worker that would join later."""
         return (
             self.stop_requested
+            or (self.iterations is not None and coordinator.view.clocks.slowest >= self.iterations)
             or (self.pushes is not None and coordinator.pushes >= self.pushes)
             or (self.updates is not None and coordinator.view.version >= self.updates)
         )

@@ -65,7 +65,7 @@ class Snapshots(Observer):
             self._version = outcome.updates[-1].version
         if outcome.push:
             self._pushes += 1
-        if outcome.at == 0 and self._pushes == 0:
+        if self._taken is None and self._pushes == 0:
             self._try(outcome.at)
         elif self._pushes * self._batch_size >= self._next and self._try(outcome.at):
             while self._next <= self._pushes * self._batch_size:

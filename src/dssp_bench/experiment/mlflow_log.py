@@ -20,6 +20,7 @@ import re
 import sqlite3
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,7 +160,9 @@ class MlflowLog(Watcher):
 
     def _guard(self, action: Callable[[], object]) -> None:
         try:
-            action()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                action()
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             if self.failed is None:
@@ -180,16 +183,19 @@ def open_store(runs_dir: Path) -> tuple[Any, str]:
 
     MLflow makes its tables without a lock, and processes that start together break each other's; so this takes one.
     """
-    client_class = _import_client()
-    runs_dir = runs_dir.resolve()
+    with warnings.catch_warnings():  # of packages that MLflow uses, to its authors
+        warnings.simplefilter("ignore")
+        return _open_store(_import_client(), runs_dir.resolve())
+
+
+def _open_store(client_class: Any, runs_dir: Path) -> tuple[Any, str]:
     runs_dir.mkdir(parents=True, exist_ok=True)
     path = database(runs_dir)
     with _locked(runs_dir / ".mlflow.lock"):
         fresh = not path.exists()
         uri = f"sqlite:///{path}"
-        with _undisturbed_logging():
-            client = client_class(uri, uri)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
+        client = client_class(uri, uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             artifacts = (runs_dir / "artifacts").as_uri()
             experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts))
@@ -222,22 +228,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _undisturbed_logging() -> Iterator[None]:
-    """Making the tables prints a line for each migration and sets up logging anew; keep both from the user."""
-    root, alembic = logging.getLogger(), logging.getLogger("alembic")
-    handlers, level = list(root.handlers), root.level
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        alembic.setLevel(logging.WARNING)
 
 
 def _let_readers_and_a_writer_work_at_once(path: Path) -> None:

@@ -64,7 +64,7 @@ class _Progress(Watcher):
             return
         lines = brief_summary if self._brief else final_summary
         for line in lines(self._run, status, summary or {}, error, largest_leads(records)):
-            self._console.print(line, soft_wrap=True, highlight=False)
+            self._console.print(line, soft_wrap=not self._console.is_terminal, highlight=False)
 
     def _accuracy(self) -> str:
         if self._latest is None or self._best is None:

@@ -34,7 +34,7 @@ _MUST_BE_GIVEN = "???"  # how a YAML marks a key without a default
 _Positive = Annotated[float, Field(gt=0)]
 
 
-class ConfigurationErrors(DsspBenchError):  # noqa: N818 - one exception, several errors
+class ConfigurationErrors(DsspBenchError):
     """A configuration that cannot work, with all its problems; nothing has been started."""
 
     def __init__(self, errors: Iterable[ConfigurationError]) -> None:

@@ -19,7 +19,8 @@ class DSSP(Paradigm):
     Beyond the lower bound the fastest worker asks a controller how many more iterations would end closest to a push of
     the slowest one, and is granted as many. `bounded` never lets an iteration start at a lead above `upper`, which
     Theorem 2 assumes; `literal` follows Algorithm 1 as printed, where grants repeat without bound and the grant's own
-    release costs nothing; `single_grant` is bounded and grants again only after the lead was back at `lower`.
+    release costs nothing; `single_grant` is bounded and grants again only after a push, or a wait, that found the lead
+    back at `lower`.
 
     An interval lies between a worker's two latest pushes and so contains the time for which the server held it (`raw`,
     as published), unless that is subtracted (`hold_corrected`).

@@ -1,6 +1,7 @@
 """A pair of connected sockets that carry whole messages between two processes of one run."""
 
 import json
+import select
 import socket
 import struct
 from enum import IntEnum
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 _HEADER = struct.Struct("<Bqd")
 _LIMIT = 1 << 17
+_LONGEST_TEXT = 60_000
 
 
 class Kind(IntEnum):
@@ -38,6 +40,10 @@ class Message(NamedTuple):
         """The body, decoded."""
         return json.loads(self.body)
 
+    def text(self) -> str:
+        """The body as a text."""
+        return self.body.decode(errors="replace")
+
 
 class Channel:
     """One end of a socket pair; a message arrives whole or not at all, and a dead peer is seen at once."""
@@ -60,6 +66,14 @@ class Channel:
     def send_json(self, kind: Kind, content: Any, number: int = 0) -> bool:
         """Send a message with a JSON body; False if the peer is gone."""
         return self.send(kind, number, 0.0, json.dumps(content).encode())
+
+    def send_text(self, kind: Kind, text: str) -> bool:
+        """Send a text, or as much of its end as fits into one message; False if the peer is gone."""
+        return self.send(kind, body=text.encode(errors="replace")[-_LONGEST_TEXT:])
+
+    def has_room(self) -> bool:
+        """Whether a message can be sent at once, because the peer has not left too many unread."""
+        return bool(select.select([], [self._socket], [], 0)[1])
 
     def receive(self) -> Message | None:
         """Wait for the next message; None if the peer is gone."""
