@@ -96,7 +96,7 @@ def test_a_finished_run_is_logged_with_all_that_it_left(runs: Path) -> None:
     records, summary = log_finished(info)
     client, run = logged(runs, info.name)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "dssp(3,15) hetero seed 7"
+    assert run.info.run_name == "dssp(3,15) hetero seed 7 simulated"
     expected = {
         "paradigm": "dssp", "cluster": "hetero", "model": "mlp", "dataset": "digits", "engine": "simulated",
         "seed": "7", "sweep": "s1", "mlflow.source.git.commit": "0123abc", "dssp.pid": str(os.getpid()),
@@ -267,7 +267,7 @@ def test_a_nested_configuration_becomes_flat_names_that_mlflow_takes() -> None:
 
 def test_a_name_that_the_user_gave_is_kept(tmp_path: Path) -> None:
     info = describe(tmp_path)
-    assert name_of(info) == "dssp(3,15) hetero seed 7"
+    assert name_of(info) == "dssp(3,15) hetero seed 7 simulated"
     assert name_of(RunInfo(**{**info.__dict__, "config": {**CONFIG, "name": "mine"}})) == "mine"
     assert "mlflow.source.git.commit" not in tags_of(RunInfo(**{**info.__dict__, "environment": {}}))
 

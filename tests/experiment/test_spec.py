@@ -60,7 +60,7 @@ def test_a_specification_holds_what_was_asked_for() -> None:
     assert spec.paradigm == DSSP(lower=3, upper=15)
     assert [worker.name for worker in spec.cluster.workers] == ["fast", "slow"]
     assert isinstance(spec.engine, LocalOptions)
-    assert spec.schedule.milestones == (20, 25)
+    assert list(spec.schedule.milestones) == [20, 25]
     assert spec.choices == {"paradigm": "dssp"}
     assert spec.tags == {}
 

@@ -377,7 +377,7 @@ def _in_our_words(
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}"
+        where = f"{_short(error.problem_mark.name)}, line {error.problem_mark.line + 1}"
         return UsageError(f"{where} is not YAML: {error.problem or error.context}", "brackets, quotes and indentation?")
     if isinstance(error, OmegaConfBaseException):
         return ConfigurationError(str(error.full_key or "configuration"), _first_line(error))
@@ -501,6 +501,11 @@ _COMPOSITION_ERRORS: list[tuple[str, Callable[[str, Exception, _KnownKeys], Dssp
         lambda key, error, keys: ConfigurationError(key, "is not there, so ~ cannot delete it"),
     ),
 ]
+
+
+def _short(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def _first_line(error: BaseException) -> str:

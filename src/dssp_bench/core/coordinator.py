@@ -51,7 +51,7 @@ class Coordinator:
         paradigm.reset(self.view.clocks)
 
     def start(self) -> Outcome:
-        """Release every worker into its first iteration, at time 0. Raises ProtocolViolation if that was done before."""
+        """Release every worker into its first iteration, at time 0. Raises ProtocolViolation the second time."""
         if self._pulled:
             raise ProtocolViolation("the run was started before")
         return Outcome(0, released=tuple([self._begin(worker, 0) for worker in self.view.clocks]))

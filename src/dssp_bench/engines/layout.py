@@ -130,27 +130,20 @@ class ClusterLayout(_Part):
         for event in self.events:
             if event.worker >= len(self.workers):
                 raise ValueError(f"an event names worker {event.worker}, but workers are 0 to {len(self.workers) - 1}")
-        for worker in {event.worker for event in self.events}:
-            self._check_coming_and_going(worker)
         late = {event.worker for event in self.events if event.join}
         if len(late) == len(self.workers):
             raise ValueError("at least one worker must be there from the start")
-        for worker in range(len(self.workers)):
+        for worker in {event.worker for event in self.events}:
             self._check_membership(worker)
         return self
 
     def _check_membership(self, worker: WorkerId) -> None:
-        joins, leaves = ([e.at_s for e in self.events if e.worker == worker and getattr(e, k)] for k in ("join", "leave"))
+        mine = [event for event in self.events if event.worker == worker]
+        joins, leaves = ([e.at_s for e in mine if e.join], [e.at_s for e in mine if e.leave])
         if len(joins) > 1 or len(leaves) > 1:
             raise ValueError(f"worker {worker} can join once and leave once")
         if joins and leaves and leaves[0] <= joins[0]:
             raise ValueError(f"worker {worker} leaves at {leaves[0]:g} s, but joins only at {joins[0]:g} s")
-
-    def _check_coming_and_going(self, worker: WorkerId) -> None:
-        joins = [event.at_s for event in self.events if event.worker == worker and event.join]
-        leaves = [event.at_s for event in self.events if event.worker == worker and event.leave]
-        if len(joins) > 1 or len(leaves) > 1 or (joins and leaves and leaves[0] <= joins[0]):
-            raise ValueError(f"worker {worker} may join once and leave once after that; another worker takes its place")
 
     @property
     def present(self) -> list[WorkerId]:

@@ -7,7 +7,7 @@ from typing import Any
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import SECOND
 from dssp_bench.engines.local.channel import Kind, Message
-from dssp_bench.engines.local.launch import LocalJob, LocalRun
+from dssp_bench.engines.local.launch import LocalJob, LocalRun, start_fork_server
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.experiment.parts import EvaluatorMaker, RecordsMaker, SharedData, WorkerMaker, initial_state
 from dssp_bench.experiment.plan import Plan
@@ -29,6 +29,7 @@ def run_locally(
 ) -> dict[str, Any]:
     """Run to the end; returns what only the server knows. Ctrl-C ends it at a safe point. Raises DsspBenchError."""
     assert isinstance(spec.engine, LocalOptions)
+    start_fork_server(PRELOAD)
     shared = SharedData(data)
     workers = len(spec.cluster.workers)
     job = LocalJob(
@@ -75,13 +76,17 @@ class _Conversation:
                 if time.monotonic() >= records_due:
                     self._watchers.records(self._folder)
                     records_due = time.monotonic() + _RECORDS_EVERY_S
-            except EOFError:
-                raise DsspBenchError(self._local.server_exit()) from None
             except KeyboardInterrupt:
                 if self._interrupted:
                     raise
                 self._interrupted = True
                 self._local.stop()
+            except (DsspBenchError, EOFError) as error:
+                if self._interrupted:
+                    raise KeyboardInterrupt from error
+                if isinstance(error, EOFError):
+                    raise DsspBenchError(self._local.server_exit()) from None
+                raise
 
     def _report(self, message: Message) -> dict[str, Any]:
         report: dict[str, Any] = message.json()
@@ -99,7 +104,7 @@ class _Conversation:
                 Evaluation(found["at"], found["version"], found["samples"], epoch, found["loss"], found["accuracy"])
             )
         elif message.kind is Kind.FAILED:
-            raise DsspBenchError(message.body.decode())
+            raise DsspBenchError(message.text())
 
 
 def startup_seconds(began: float, report: dict[str, Any]) -> float:

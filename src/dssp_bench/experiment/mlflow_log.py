@@ -242,7 +242,7 @@ def _let_readers_and_a_writer_work_at_once(path: Path) -> None:
 
 
 def name_of(run: RunInfo) -> str:
-    """The name that the user gave, or the paradigm with its numbers, as in `dssp(3,15) hetero seed 1`."""
+    """The name that the user gave, or what sets runs apart, as in `dssp(3,15) hetero seed 1 local`."""
     given = run.config.get("name")
     if given:
         return str(given)
@@ -250,7 +250,8 @@ def name_of(run: RunInfo) -> str:
     numbers = [value for value in options.values() if type(value) is int] if isinstance(options, Mapping) else []
     paradigm = run.choices.get("paradigm", run.name)
     label = f"{paradigm}({','.join(map(str, numbers))})" if numbers else paradigm
-    return " ".join([label, *([run.choices["cluster"]] if "cluster" in run.choices else []), f"seed {run.seed}"])
+    parts = [label, run.choices.get("cluster"), f"seed {run.seed}", run.choices.get("engine")]
+    return " ".join(part for part in parts if part)
 
 
 def tags_of(run: RunInfo) -> dict[str, str]:

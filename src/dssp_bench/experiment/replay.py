@@ -12,6 +12,7 @@ from dssp_bench.core.errors import ConfigurationError, DsspBenchError, RecordsEr
 from dssp_bench.core.messages import SECOND, Event, Joined, Left, Push
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.observer import Observer, Recording
+from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.engines.replay import ReplayEngine
 from dssp_bench.engines.serve import serve
 from dssp_bench.experiment.parts import RecordsMaker
@@ -26,11 +27,12 @@ COMPARED = ("pushes", "updates", "grants")
 def recorded_events(records: RunRecords) -> Iterator[Event]:
     """The events of a recorded run, in the order in which its server took them up.
 
-    Raises RecordsError if the run has no summary, which holds who left and joined.
+    Raises RecordsError if the run's summary does not say who left and joined.
     """
-    if records.summary is None:
-        raise RecordsError(f"{records.folder} has no summary.json: the run was killed, and who left when is not known")
-    membership = list(records.summary["membership"])
+    membership = (records.summary or {}).get("membership")
+    if membership is None:
+        raise RecordsError(f"{records.folder} does not say who left when: the run was killed, or failed")
+    membership = list(membership)
     columns = records.table("pushes").select(["worker", "arrived_s", "compute_s", "loss"]).to_pydict()
     rows = zip(*columns.values(), strict=True)
     for number, (worker, arrived_s, compute_s, loss) in enumerate(rows):
@@ -46,9 +48,14 @@ def _member(entry: dict[str, Any]) -> Event:
 
 
 def recorded_spec(recorded: RunRecords) -> RunSpec:
-    """The specification that the run was made from. Raises ConfigurationErrors if this version cannot read it."""
+    """What the run was made from, but to be replayed, so that the devices it used need not be here.
+
+    Raises ConfigurationErrors if this version cannot read it.
+    """
     config = dict(recorded.config)
-    return build_spec(config, config.pop("choices", {}))
+    choices = {**config.pop("choices", {}), "engine": "replay"}
+    config["engine"] = {"_target_": f"{ReplayOptions.__module__}.ReplayOptions", "run": str(recorded.folder)}
+    return build_spec(config, choices)
 
 
 def replay_records(recorded: RunRecords, spec: RunSpec, folder: Path) -> RunRecords:
@@ -75,10 +82,10 @@ def _different_rows(left: pa.Table, right: pa.Table) -> int:
     different = pa.array([False] * common, pa.bool_())
     for name in left.schema.names:
         a, b = (table[name].slice(0, common).combine_chunks() for table in (left, right))
-        same = pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
+        missing = pc.and_(*(pc.is_null(column, nan_is_null=True) for column in (a, b)))  # a loss may be nan
+        same = pc.or_(pc.fill_null(pc.equal(a, b), False), missing)
         different = pc.or_(different, pc.invert(same))
-    rows: list[bool] = different.to_pylist()
-    return rows.count(True) + abs(left.num_rows - right.num_rows)
+    return int(different.to_pylist().count(True) + abs(left.num_rows - right.num_rows))
 
 
 def find_run(run: str, runs_dir: Path) -> RunRecords:

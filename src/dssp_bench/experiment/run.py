@@ -1,10 +1,12 @@
 """One experiment, from its specification to a finished folder: the only place where everything meets."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -49,6 +51,8 @@ def run(spec: RunSpec, watchers: Sequence[Watcher] = ()) -> RunResult:
     Raises ConfigurationError or DataNotFound before anything was started. A run that fails later is reported, not
     raised. KeyboardInterrupt is raised again when everything is stopped and written.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError("a worker process imports the script that called run(): call it under if __name__ == '__main__'")
     if isinstance(spec.engine, ReplayOptions):
         return _replay(spec, spec.engine, Watchers(watchers))
     return _Run(spec, Watchers(watchers)).to_the_end()
@@ -79,8 +83,10 @@ class _Run:
                 interrupted = report.get("interrupted", False)
             except KeyboardInterrupt:
                 interrupted = True
-            except (DsspBenchError, OSError, RuntimeError) as failure:
+            except (DsspBenchError, OSError) as failure:
                 status, error = "failed", str(failure).strip() or type(failure).__name__
+            except Exception as failure:  # a bug, or a user's own paradigm or network: told as the local engine tells it
+                status, error = "failed", "".join(traceback.format_exception(failure)).strip()
         if interrupted:
             status = "killed"
         result = self._conclude(status, error, report)
@@ -145,18 +151,22 @@ class _Run:
             targets=[] if target is None else [target],
         )
         summary["lost_workers"] = report.get("lost_workers", [])
-        summary["membership"] = [{**event, "at_s": event["at_ns"] / SECOND} for event in report.get("membership", [])]
+        summary["membership"] = _with_seconds(report.get("membership"))
         if error:
             summary["error"] = error
         return summary
+
+
+def _with_seconds(membership: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Who left and joined, with times as people read them; None if that is not known."""
+    return None if membership is None else [{**event, "at_s": event["at_ns"] / SECOND} for event in membership]
 
 
 def _replay(spec: RunSpec, options: ReplayOptions, watchers: Watchers) -> RunResult:
     """Feed a recorded run through the core; it fails if a single decision differs."""
     recorded = find_run(options.run, spec.runs_dir)
     check_replayable(recorded)
-    original = replace(recorded_spec(recorded), runs_dir=spec.runs_dir)
-    original = replace(original, choices={**original.choices, "engine": "replay"}, tags=spec.tags)
+    original = replace(recorded_spec(recorded), runs_dir=spec.runs_dir, tags=spec.tags)
     folder = new_folder(original)
     info = _describe(original, folder, {"replayed": str(recorded.folder)}, None)
     watchers.start(info)

@@ -73,7 +73,9 @@ class Channel:
 
     def has_room(self) -> bool:
         """Whether a message can be sent at once, because the peer has not left too many unread."""
-        return bool(select.select([], [self._socket], [], 0)[1])
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def receive(self) -> Message | None:
         """Wait for the next message; None if the peer is gone."""

@@ -42,6 +42,7 @@ class LocalEngine(Engine):
         startup_timeout_s: float = 120.0,
     ) -> None:
         self._posts = posts
+        self._workers = len(posts)
         self._weights = weights
         self._on_message = on_message or (lambda _name, _message: None)
         self._startup_timeout_s = startup_timeout_s
@@ -90,6 +91,7 @@ class LocalEngine(Engine):
             if until is not None and self.now >= until:
                 return None
             if not self._posts:
+                self._refuse_to_end_alone()
                 return None
             self._poll(self._patience(until))
         return None
@@ -142,7 +144,7 @@ class LocalEngine(Engine):
             self._forget(source)
             return None if source in self._absent else Left(source, at)
         if message.kind is Kind.FAILED:
-            raise WorkerFailed(message.body.decode())
+            raise _failure(source, message)
         return Push(source, at, message.number, message.real)
 
     def _receive_ready(self, source: WorkerId | str) -> None:
@@ -153,7 +155,7 @@ class LocalEngine(Engine):
         if message is None:
             raise WorkerFailed(f"worker {source} died before it was ready")
         if message.kind is Kind.FAILED:
-            raise WorkerFailed(message.body.decode())
+            raise _failure(source, message)
         self._unready.discard(source)
 
     def _receive_from_other(self, name: str) -> None:
@@ -169,6 +171,10 @@ class LocalEngine(Engine):
         post = self._posts.pop(worker)
         self._selector.unregister(post.channel)
         post.channel.close()
+
+    def _refuse_to_end_alone(self) -> None:
+        if len(self.lost) == self._workers:
+            raise WorkerFailed("every worker has died")
 
     # --- time ---
 
@@ -191,3 +197,7 @@ class LocalEngine(Engine):
     def _patience(self, until: Nanoseconds | None) -> float | None:
         moments = [event.at for event in self._timers] + ([] if until is None else [until])
         return max(0.0, (min(moments) - self.now) / SECOND) if moments else None
+
+
+def _failure(worker: WorkerId, message: Message) -> WorkerFailed:
+    return WorkerFailed(f"worker {worker} failed:\n{message.text()}")

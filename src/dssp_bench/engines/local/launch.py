@@ -3,6 +3,7 @@
 import multiprocessing
 import selectors
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,14 +110,14 @@ class LocalRun:
         try:
             self._start()
         except BaseException:
-            self.close()
+            self.close(patience_s=0.0)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(0.0 if kind is KeyboardInterrupt else _PATIENCE_S)
 
     def go(self) -> None:
         """Let the run begin as soon as everyone is ready."""
@@ -143,16 +144,18 @@ class LocalRun:
             raise EOFError
         return message
 
-    def close(self) -> None:
+    def close(self, patience_s: float = _PATIENCE_S) -> None:
         """Wait a little for the processes to end by themselves, then end them."""
         if self._channel:
             self._channel.close()
         self._selector.close()
+        deadline = time.monotonic() + patience_s
         for process in self._processes:
-            process.join(_PATIENCE_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
             process.close()
         self._processes = []
 
@@ -170,6 +173,7 @@ class LocalRun:
 
     def _start(self) -> None:
         job = self._job
+        start_fork_server()
         parameters, statistics, momentum = job.initial
         on, where = devices(job.layout), server_device(job.layout)
         sizes = [(parameters.shape, torch.float32), (statistics.shape, torch.float32)]

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -232,6 +233,7 @@ class _Server:
         self._snapshots = self._meet_evaluator()
         self._free = list(range(job.snapshot_count))
         self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
+        self._untold: deque[dict[str, Any]] = deque()
         self._parameters = ParameterServer(
             weights, SGD(weights, **job.optimizer), slots, statistics=self._statistics, momentum=momentum
         )
@@ -248,15 +250,13 @@ class _Server:
     def run(self) -> None:
         job, batch_size = self._job, self._job.rates.batch_size
         coordinator = Coordinator(job.paradigm, job.layout.present)
-        observers = [
-            Recording(self._recorder),
-            self._page,
-            self._membership,
-            Snapshots(job.evaluate_every, batch_size, self._take_snapshot),
-            _Started(self._engine, job.driver),
-        ]
+        snapshots = Snapshots(job.evaluate_every, batch_size, self._take_snapshot)
+        started = _Started(self._engine, job.driver)
+        observers = [Recording(self._recorder), self._page, self._membership, snapshots, started]
         try:
             duration = serve(coordinator, self._engine, job.limits, job.rates, self._parameters, observers)
+            self._await_evaluations()
+            snapshots.on_finish(duration)  # once more, if no copy was free for the last one
             self._await_evaluations()
         finally:
             self._recorder.close()
@@ -266,6 +266,7 @@ class _Server:
             "lost_workers": self._engine.lost,
             "stopped": self._stopped_by_driver,
         }
+        self._tell_driver(wait=True)
         job.driver.send_json(Kind.DONE, report)
 
     # --- who is there ---
@@ -308,7 +309,7 @@ class _Server:
         return True
 
     def _await_evaluations(self) -> None:
-        """The run is over, so there is time: the last snapshot, if no copy was free for it, and all evaluations."""
+        """The run is over, so there is time."""
         while self._pending:
             self._on_message("evaluator", self._job.evaluator.receive())
 
@@ -320,7 +321,7 @@ class _Server:
         elif message is None:
             raise DsspBenchError("the evaluator died")
         elif message.kind is Kind.FAILED:
-            raise DsspBenchError(message.body.decode())
+            raise DsspBenchError(f"the evaluator failed:\n{message.text()}")
         elif message.kind is Kind.EVALUATED:
             self._on_evaluated(message.number, **message.json())
 
@@ -329,10 +330,16 @@ class _Server:
         self._free.append(number)
         self._recorder.on_evaluation(at, version, samples, loss, accuracy)
         found = {"at": at, "version": version, "samples": samples, "loss": loss, "accuracy": accuracy}
-        self._job.driver.send_json(Kind.EVALUATED, found)
+        self._untold.append(found)
+        self._tell_driver(wait=False)
         target = self._job.target_accuracy
         if target is not None and accuracy >= target:
             self._engine.interrupt()
+
+    def _tell_driver(self, wait: bool) -> None:
+        """Pass on evaluations; a driver that is busy with its watchers hears of them later, and nobody waits for it."""
+        while self._untold and (wait or self._job.driver.has_room()):
+            self._job.driver.send_json(Kind.EVALUATED, self._untold.popleft())
 
 
 class _Started(Observer):
@@ -378,5 +385,5 @@ class _failures_told_to:  # noqa: N801  (reads as a statement)
         if error is None or isinstance(error, SystemExit):
             return
         text = str(error) if isinstance(error, DsspBenchError) else "".join(traceback.format_exception(error))
-        self._channel.send(Kind.FAILED, body=text[-60_000:].encode())
+        self._channel.send_text(Kind.FAILED, text)
         os._exit(1)
