@@ -1,5 +1,9 @@
 """What TAB offers, in shells that split words at `=` and in shells that do not."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from dssp_bench.cli.completion import complete, join_words_of_bash
@@ -38,3 +42,19 @@ def test_bash_gets_only_what_follows_the_equals_sign(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COMP_WORDS", "dssp-bench\nrun\nparadigm\n=\nd")
     monkeypatch.setenv("COMP_CWORD", "4")
     assert complete([], "d") == ["dssp"]
+
+
+def test_zsh_is_told_keys_of_the_option_already_chosen() -> None:
+    environment = {
+        **os.environ,
+        "_DSSP_BENCH_COMPLETE": "complete_zsh",
+        "_TYPER_COMPLETE_ARGS": "dssp-bench run paradigm=ssp paradigm.th",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", "from dssp_bench.cli.main import app; app(prog_name='dssp-bench')"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "paradigm.threshold=3" in result.stdout

@@ -181,3 +181,8 @@ class TestSummary:
 
     def test_brackets_in_an_error_are_shown_as_they_are(self) -> None:
         assert self.finished({}, "got [bold]", status="failed")[0].endswith("got [bold]")
+
+    def test_a_run_that_failed_before_it_started_says_why(self) -> None:
+        console = screen()
+        PlainProgress(console).finish("failed", None, None, "no memory")
+        assert shown(console) == "failed: no memory\n"

@@ -37,8 +37,8 @@ def _options(
     pass
 
 
-def _complete(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
-    return complete(args[1:], incomplete)
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    return complete(ctx.params.get("overrides") or [], incomplete)
 
 
 @app.command(

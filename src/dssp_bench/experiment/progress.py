@@ -60,7 +60,8 @@ class _Progress(Watcher):
 
     def finish(self, status: Status, records: RunRecords | None, summary: dict[str, Any] | None, error: str) -> None:
         """Print the final summary."""
-        if self._run is None:
+        if self._run is None:  # it failed before it could start
+            self._console.print(Text(f"{status}: {error}" if error else status), soft_wrap=True, highlight=False)
             return
         lines = brief_summary if self._brief else final_summary
         for line in lines(self._run, status, summary or {}, error, largest_leads(records)):

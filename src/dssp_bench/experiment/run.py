@@ -52,7 +52,7 @@ def run(spec: RunSpec, watchers: Sequence[Watcher] = ()) -> RunResult:
     raised. KeyboardInterrupt is raised again when everything is stopped and written.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError("a worker process imports the script that called run(): call it under if __name__ == '__main__'")
+        raise RuntimeError("a worker imports the script that calls run(); call it under `if __name__ == '__main__':`")
     if isinstance(spec.engine, ReplayOptions):
         return _replay(spec, spec.engine, Watchers(watchers))
     return _Run(spec, Watchers(watchers)).to_the_end()
@@ -85,7 +85,7 @@ class _Run:
                 interrupted = True
             except (DsspBenchError, OSError) as failure:
                 status, error = "failed", str(failure).strip() or type(failure).__name__
-            except Exception as failure:  # a bug, or a user's own paradigm or network: told as the local engine tells it
+            except Exception as failure:  # a bug, or a user's own paradigm or network; the local engine tells it so too
                 status, error = "failed", "".join(traceback.format_exception(failure)).strip()
         if interrupted:
             status = "killed"

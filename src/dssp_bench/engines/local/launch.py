@@ -88,12 +88,22 @@ def transports(layout: ClusterLayout) -> list[str]:
     return kinds
 
 
-def start_fork_server(preload: Sequence[str]) -> None:
-    """Start the process that imports the modules once and then forks the others; returns at once."""
-    from multiprocessing import forkserver
+def start_fork_server(preload: Sequence[str] = ()) -> None:
+    """Start the process that imports the modules once and then forks the others; returns at once.
 
-    multiprocessing.set_forkserver_preload(list(preload))
-    forkserver.ensure_running()
+    It inherits that Ctrl-C is blocked, and so do the processes that it forks: what a terminal sends to all of them is
+    the driver's business, also while they are still starting.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    if preload:
+        multiprocessing.set_forkserver_preload(list(preload))
+    resource_tracker.ensure_running()  # it unblocks signals, so it must be there before they are blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class LocalRun:
