@@ -162,7 +162,7 @@ class TestSummary:
             "  workers     fast  120 iterations, waiting 36%",
             "              slow  80 iterations, waiting 0%",
             "  records     /runs/run",
-            "              `dssp-bench ui` shows all runs",
+            "              `dssp-bench ui --runs-dir /runs` shows all runs",
         ]
 
     def test_what_is_not_known_is_left_out(self) -> None:

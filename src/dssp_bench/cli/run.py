@@ -104,6 +104,10 @@ def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
     from dssp_bench.experiment.progress import choose  # with pandas, which `--cfg` and errors do without
 
     watchers: list[Any] = [choose(_console(), brief=in_sweep)]
+    if spec.tracking.figures:
+        from dssp_bench.experiment.figures import Figures
+
+        watchers.append(Figures())
     if spec.tracking.mlflow:
         from dssp_bench.experiment.mlflow_log import MlflowLog
 
@@ -137,10 +141,11 @@ def _report_sweep(results: Sequence[JobResult], console: Console) -> None:
 def _table(results: Sequence[JobResult]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", overflow="fold")
+    shared = set.intersection(*(set(result.label.split()) for result in results))
     for column in ("accuracy", "best", "time s", "pushes/s", "waiting", "max lead"):
         table.add_column(column, justify="right")
     for result in results:
-        name = Text(result.label or "defaults")
+        name = Text(" ".join(word for word in result.label.split() if word not in shared) or "defaults")
         if not result.ok:
             table.add_row(name, Text(result.status, style="red"))
             continue

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dssp_bench.experiment.spec import default_runs_dir
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Status, Watcher, WorkerStatus
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import Evaluation
@@ -192,7 +193,8 @@ def final_summary(
     for i, line in enumerate(_worker_lines(run, summary, leads)):
         yield _labelled("workers" if i == 0 else "", line)
     yield _labelled("records", _short_path(run.folder))
-    yield _labelled("", "`dssp-bench ui` shows all runs")
+    elsewhere = "" if run.runs_dir == default_runs_dir() else f" --runs-dir {_short_path(run.runs_dir)}"
+    yield _labelled("", f"`dssp-bench ui{elsewhere}` shows all runs")
 
 
 def brief_summary(

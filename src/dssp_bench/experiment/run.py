@@ -17,10 +17,10 @@ from typing import Any
 from dssp_bench.analysis.summary import summarise
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
-from dssp_bench.engines.local.launch import devices, server_device, transports
+from dssp_bench.engines.local.launch import devices, server_device, start_fork_server, transports
 from dssp_bench.engines.options import LocalOptions, ReplayOptions, SimulatedOptions
 from dssp_bench.experiment.environment import environment
-from dssp_bench.experiment.local import run_locally, startup_seconds
+from dssp_bench.experiment.local import PRELOAD, run_locally, startup_seconds
 from dssp_bench.experiment.parts import RecordsMaker, parameter_count
 from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
@@ -55,6 +55,8 @@ def run(spec: RunSpec, watchers: Sequence[Watcher] = ()) -> RunResult:
         raise RuntimeError("a worker imports the script that calls run(); call it under `if __name__ == '__main__':`")
     if isinstance(spec.engine, ReplayOptions):
         return _replay(spec, spec.engine, Watchers(watchers))
+    if isinstance(spec.engine, LocalOptions):
+        start_fork_server(PRELOAD)  # it imports torch while this process reads the data
     return _Run(spec, Watchers(watchers)).to_the_end()
 
 

@@ -49,7 +49,7 @@ class _Part(BaseModel):
 class OptimizerSpec(_Part):
     """Stochastic gradient descent, as in torch."""
 
-    learning_rate: _Positive = 0.05
+    learning_rate: _Positive = 0.02
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     nesterov: bool = False
@@ -98,9 +98,10 @@ class StopSpec(_Part):
 
 
 class TrackingSpec(_Part):
-    """Who is told about the run, beyond the records in its folder."""
+    """Who is told about the run, beyond the records in its folder, and whether figures are drawn there."""
 
     mlflow: bool = True
+    figures: bool = True
 
 
 class EvaluationSpec(_Part):

@@ -1,0 +1,97 @@
+"""Tensors in memory that processes share."""
+
+import gc
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from dssp_bench.engines.local.memory import SharedMemory, SharedTensors
+
+FLOAT, DOUBLE, BYTE = torch.float32, torch.float64, torch.uint8
+
+
+def test_tensors_lie_one_after_the_other_on_boundaries_of_their_own() -> None:
+    views = SharedTensors([((3,), BYTE), ((5, 2), FLOAT), ((), DOUBLE), ((100,), FLOAT)]).views()
+    assert [tuple(view.shape) for view in views] == [(3,), (5, 2), (), (100,)]
+    addresses = [view.data_ptr() for view in views]
+    assert [address % 64 for address in addresses] == [0, 0, 0, 0]
+    assert [address - addresses[0] for address in addresses] == [0, 64, 128, 192]
+
+
+def test_tensors_do_not_overlap() -> None:
+    views = SharedTensors([((n,), FLOAT) for n in (1, 16, 17, 1000)]).views()
+    for number, view in enumerate(views):
+        view.fill_(number)
+    assert [view.unique().tolist() for view in views] == [[0], [1], [2], [3]]
+
+
+def test_views_are_the_same_memory_every_time() -> None:
+    shared = SharedTensors([((4,), FLOAT)])
+    shared.views()[0].fill_(7)
+    assert shared.views()[0].tolist() == [7] * 4
+
+
+def test_new_memory_is_zero() -> None:
+    assert not SharedTensors([((1000,), FLOAT)]).views()[0].any()
+
+
+def test_a_tensor_without_elements_is_no_trouble() -> None:
+    full, empty, matrix = SharedTensors([((2,), FLOAT), ((0,), FLOAT), ((3, 0), DOUBLE)]).views()
+    assert (empty.numel(), matrix.shape, matrix.dtype, full.numel()) == (0, (3, 0), DOUBLE, 2)
+    assert SharedTensors([((0,), FLOAT)]).views()[0].tolist() == []
+
+
+def test_a_copy_has_the_same_values_shapes_and_types() -> None:
+    originals = [torch.arange(6).view(2, 3), torch.tensor(2.5), torch.ones(3, dtype=BYTE)]
+    for copy, original in zip(SharedTensors.copy_of(originals).views(), originals, strict=True):
+        assert copy.dtype == original.dtype
+        assert torch.equal(copy, original)
+        assert copy.data_ptr() != original.data_ptr()
+
+
+def test_a_tensor_outlives_the_object_it_was_made_from() -> None:
+    view = SharedTensors([((1000,), FLOAT)]).views()[0]
+    gc.collect()
+    view.fill_(3)
+    assert view.sum() == 3000
+
+
+def test_it_is_handed_over_only_while_a_process_is_being_started() -> None:
+    with pytest.raises(TypeError, match="only to a process that is being started"):
+        pickle.dumps(SharedMemory(10))
+
+
+def test_it_has_no_name_and_gives_its_descriptors_back() -> None:
+    before = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    shared = [SharedTensors([((100,), FLOAT)]) for _ in range(20)]
+    views = [view for s in shared for view in s.views()]
+    assert len(os.listdir("/proc/self/fd")) > before[1]
+    assert set(os.listdir("/dev/shm")) == before[0]
+    del shared, views
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before[1]
+
+
+def _double(shared: SharedTensors) -> None:
+    shared.views()[0].mul_(2)
+
+
+@pytest.mark.processes
+def test_what_a_child_writes_is_seen_here() -> None:
+    shared = SharedTensors.copy_of([torch.arange(5.0)])
+    process = multiprocessing.get_context("forkserver").Process(target=_double, args=(shared,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert shared.views()[0].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_there_are_no_files_behind_it() -> None:
+    shared = SharedTensors([((100,), FLOAT)])
+    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{fd}").is_symlink()]  # fmt: skip
+    assert any("memfd:dssp-bench" in link for link in links)
+    assert shared
