@@ -111,8 +111,8 @@ def test_among_equally_slow_workers_the_one_with_the_oldest_push_is_predicted() 
     assert grants(play(DSSP(1, 21), script)) == [(22.0, 2, 8, 0.0)]
 
 
-@pytest.mark.parametrize(("order", "r_star"), [("a b", 8), ("b a", 10)])
-def test_among_equally_old_pushes_the_lowest_id_is_predicted(order: str, r_star: int) -> None:
+@pytest.mark.parametrize("order", ["a b", "b a"])
+def test_among_pushes_at_one_moment_the_one_handled_first_is_predicted(order: str) -> None:
     script = f"""
         workers {order} fast
         8 b -> b
@@ -124,7 +124,7 @@ def test_among_equally_old_pushes_the_lowest_id_is_predicted(order: str, r_star:
         21 fast -> fast
         22 fast -> fast
     """
-    assert [grant[2] for grant in grants(play(DSSP(1, 21), script))] == [r_star]
+    assert [grant[2] for grant in grants(play(DSSP(1, 21), script))] == [10]
 
 
 def test_intervals_of_no_length_are_no_trouble() -> None:

@@ -100,6 +100,7 @@ class GradientsOfThoseThatLeftAreForgotten(SSP):
     def on_leave(self, left: Left, view: View) -> Decision:
         for message in [message for message in view.buffered if message.worker == left.worker]:
             del view.buffered[message]
+            view.orphans.pop(message, None)
         return super().on_leave(left, view)
 
 
@@ -179,6 +180,7 @@ class AppliedTwice(Coordinator):
         orphans = {m: pulled for m, pulled in self.view.buffered.items() if m.worker not in self.view.clocks}
         updates = super()._flush(flush, at)
         self.view.buffered.update(orphans)
+        self.view.orphans.update(dict.fromkeys(orphans))
         return updates
 
 

@@ -106,6 +106,9 @@ class Coordinator:
         if left.worker not in view.clocks:
             raise ProtocolViolation(f"worker {left.worker} left, but it is not one of the live workers")
         self._departed.add(left.worker)
+        latest = MessageId(left.worker, view.clocks[left.worker])
+        if latest in view.buffered:
+            view.orphans[latest] = None
         view.held.pop(left.worker, None)
         view.slowest_moved = view.clocks.remove(left.worker)
         return self._answer(self.paradigm.on_leave(left, view), left.at)
@@ -162,6 +165,7 @@ class Coordinator:
         update = self._apply(flush, buffered, at)
         for message in flush:
             del buffered[message]
+            self.view.orphans.pop(message, None)
         return (update,)
 
     def _release(self, worker: WorkerId, at: Nanoseconds) -> Release:

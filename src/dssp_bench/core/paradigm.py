@@ -24,16 +24,18 @@ class View:
     """What a paradigm may see of the system; only the coordinator changes it.
 
     `held` maps each held worker to the push it is held at, in the order in which they were held. `buffered` holds the
-    gradients that wait for an update, oldest first. `last_hold` says how long each worker was held before the iteration
+    gradients that wait for an update, oldest first; `orphans` are those of them that a held worker left behind when it
+    left. `last_hold` says how long each worker was held before the iteration
     that it runs now.
     """
 
-    __slots__ = ("buffered", "clocks", "held", "last_hold", "slowest_moved", "version")
+    __slots__ = ("buffered", "clocks", "held", "last_hold", "orphans", "slowest_moved", "version")
 
     def __init__(self, workers: Iterable[WorkerId]) -> None:
         self.clocks = Clocks(workers)
         self.held: dict[WorkerId, Push] = {}
         self.buffered: dict[MessageId, int] = {}
+        self.orphans: dict[MessageId, None] = {}
         self.last_hold: dict[WorkerId, Nanoseconds] = {}
         self.slowest_moved = False
         self.version = 0
@@ -106,13 +108,12 @@ class Paradigm(ABC):
         Gradients of workers that left are taken along; they never make an update of their own while others live, so
         that a worker that leaves in the middle of a round does not split the round.
         """
-        if self.held_gradients == "apply" or not view.buffered:
-            return {pushed: 1.0} if pushed else None
-        waiting = view.held.keys() - release
-        merged = [message for message in view.buffered if message.worker not in waiting]
-        if pushed:
-            merged.append(pushed)
-        elif view.clocks and not any(message.worker in view.held for message in merged):
+        if self.held_gradients == "apply":
             return None
+        latest = [MessageId(worker, view.clocks[worker]) for worker in release]
+        merged = [message for message in latest if message in view.buffered]
+        if not (merged or pushed) and view.clocks:
+            return None
+        merged = [*view.orphans, *merged, *([pushed] if pushed else [])]
         weight = 1.0 if self.held_gradients == "merge_sum" else 1.0 / max(1, len(merged))
         return dict.fromkeys(merged, weight) or None

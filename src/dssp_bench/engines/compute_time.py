@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-_BLOCK = 1024
+_BLOCK = 16  # drawn at a time; more would cost memory with many workers, and changes no stream
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -1,7 +1,6 @@
 """DSSP: dynamic stale synchronous parallel."""
 
 from collections.abc import Iterable
-from itertools import takewhile
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -91,7 +90,8 @@ class DSSP(Paradigm):
         worker, clocks = push.worker, view.clocks
         if clocks[worker] != clocks.fastest or (self.variant == "single_grant" and worker in self._granted):
             return False
-        r_star, wait = self._controller(push, self._slowest(clocks), self._cap(clocks.lead(worker)))
+        slowest = next(clocks.slowest_workers())  # of several, the one whose last push was handled first
+        r_star, wait = self._controller(push, slowest, self._cap(clocks.lead(worker)))
         if r_star == 0:
             return False
         self._extra[worker] = r_star if self.variant == "literal" else r_star - 1
@@ -102,12 +102,6 @@ class DSSP(Paradigm):
     def _cap(self, lead: int) -> int:
         r_max = self.upper - self.lower
         return r_max if self.variant == "literal" else min(r_max, self.upper - lead + 1)
-
-    def _slowest(self, clocks: Clocks) -> WorkerId:
-        """The least clock; ties to the oldest last push, then to the lowest id."""
-        first = next(clocks.slowest_workers())
-        oldest = self._pushed_at.get(first)
-        return min(takewhile(lambda worker: self._pushed_at.get(worker) == oldest, clocks.slowest_workers()))
 
     def _controller(self, push: Push, slowest: WorkerId, cap: int) -> tuple[int, Nanoseconds]:
         """Algorithm 2: the r in 0..cap whose predicted push lies closest to one of the slowest worker's, and how close.
