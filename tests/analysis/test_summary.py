@@ -9,7 +9,7 @@ from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import Evaluation
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.records.writer import RecordWriter
 from tests.records import fake_run
 

@@ -103,5 +103,3 @@ class Written:
 def turns(*workers: WorkerId) -> list[Event]:
     """A push of each of these workers, one per nanosecond, from 1 on."""
     return [Push(worker, at) for at, worker in enumerate(workers, start=1)]
-
-

@@ -24,7 +24,7 @@ def refusal(**fields: Any) -> str:
     return str(caught.value)
 
 
-# --- names and repetition ----------------------------------------------------------------------------------------------
+# --- names and repetition ---------------------------------------------------------------------------------------------
 
 
 def test_workers_without_a_name_are_numbered() -> None:
@@ -32,7 +32,13 @@ def test_workers_without_a_name_are_numbered() -> None:
 
 
 def test_a_count_repeats_the_list_and_numbers_the_names() -> None:
-    assert names(workers=[{"name": "fast"}, {"name": "slow"}], count=5) == ["fast", "slow", "fast_2", "slow_2", "fast_3"]
+    assert names(workers=[{"name": "fast"}, {"name": "slow"}], count=5) == [
+        "fast",
+        "slow",
+        "fast_2",
+        "slow_2",
+        "fast_3",
+    ]
     assert names(workers=[{}, {}], count=4) == ["worker_0", "worker_1", "worker_2", "worker_3"]
     assert names(workers=[{"name": "worker_0"}, {"name": "worker_1"}], count=3) == ["worker_0", "worker_1", "worker_2"]
 
@@ -52,7 +58,7 @@ def test_thousands_of_workers_are_no_trouble_and_all_have_names_of_their_own() -
     assert len(set(many)) == 10_000
 
 
-# --- jitter ------------------------------------------------------------------------------------------------------------
+# --- jitter -----------------------------------------------------------------------------------------------------------
 
 
 def test_jitter_is_a_presets_name_or_its_fields_or_nothing() -> None:
@@ -64,7 +70,7 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are() -> None:
     assert "unknown preset 'wild'; there are dedicated, shared, noisy, stress" in refusal(workers=[{"jitter": "wild"}])
 
 
-# --- slow phases -------------------------------------------------------------------------------------------------------
+# --- slow phases ------------------------------------------------------------------------------------------------------
 
 
 def test_a_slow_phase_begins_at_its_moment_and_is_over_at_its_end() -> None:
@@ -74,7 +80,7 @@ def test_a_slow_phase_begins_at_its_moment_and_is_over_at_its_end() -> None:
     assert cluster.slowdown(1, 4 * SECOND) == 1
 
 
-# --- events ------------------------------------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_worker_that_joins_is_not_there_from_the_start() -> None:
@@ -119,7 +125,7 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
     refusal(**fields)
 
 
-# --- costs -------------------------------------------------------------------------------------------------------------
+# --- costs ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_message_costs_latency_and_keys_and_bytes() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dssp_bench.engines.local import memory
 from dssp_bench.engines.local.memory import SharedMemory, SharedTensors
 
 FLOAT, DOUBLE, BYTE = torch.float32, torch.float64, torch.uint8
@@ -26,7 +27,7 @@ def test_tensors_do_not_overlap() -> None:
     views = SharedTensors([((n,), FLOAT) for n in (1, 16, 17, 1000)]).views()
     for number, view in enumerate(views):
         view.fill_(number)
-    assert [view.unique().tolist() for view in views] == [[0], [1], [2], [3]]
+    assert [set(view.tolist()) for view in views] == [{0}, {1}, {2}, {3}]
 
 
 def test_views_are_the_same_memory_every_time() -> None:
@@ -92,6 +93,18 @@ def test_what_a_child_writes_is_seen_here() -> None:
 
 def test_there_are_no_files_behind_it() -> None:
     shared = SharedTensors([((100,), FLOAT)])
-    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{fd}").is_symlink()]  # fmt: skip
+    links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
     assert any("memfd:dssp-bench" in link for link in links)
     assert shared
+
+
+def test_names_that_cuda_left_for_a_process_that_has_ended_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_SHM", tmp_path)
+    others = {"torch_4950_1_0", "torch_49_1_0", "cuda.shm.0.1ef0.1", "cuda.shm.0.495.1", "somebody's"}
+    for name in {"torch_495_3851538321_0", "cuda.shm.0.1ef.1", *others}:
+        (tmp_path / name).touch()
+    memory.remove_cuda_names(None)
+    memory.remove_cuda_names(495)
+    assert set(os.listdir(tmp_path)) == others

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from math import inf
 
-import pytest
-
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push
+from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Push
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
-from dssp_bench.engines.observer import Membership, Recording, Snapshots
+from dssp_bench.engines.observer import Membership, Snapshots
 from dssp_bench.engines.serve import serve
 from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
@@ -71,7 +69,7 @@ def test_a_snapshot_that_found_no_free_copy_is_taken_at_the_next_push() -> None:
 
 
 def test_what_happens_at_the_very_start_takes_no_second_one() -> None:
-    events = [Left(1, 0), Joined(2, 0), Push(0, 5)]
+    events: list[Event] = [Left(1, 0), Joined(2, 0), Push(0, 5)]
     assert snapshots(inf, events) == [(0, 0, 0), (5, 1, 4)]
 
 
@@ -100,27 +98,9 @@ def test_the_end_may_be_asked_for_again_if_no_copy_was_free_for_it() -> None:
 
 def test_membership_keeps_who_left_and_joined_and_when() -> None:
     membership = Membership()
-    events = [Push(0, 1), Left(0, 2), Push(1, 3), Joined(2, 4)]
+    events: list[Event] = [Push(0, 1), Left(0, 2), Push(1, 3), Joined(2, 4)]
     serve(Coordinator(ASP(), [0, 1]), ScriptedEngine(events), Limits(), RATE, None, [membership])
     assert membership.events == [
         {"event": "left", "worker": 0, "at_ns": 2, "after_pushes": 1},
         {"event": "joined", "worker": 2, "at_ns": 4, "after_pushes": 2},
     ]
-
-
-@pytest.mark.parametrize("pushes", [10, 200])
-def test_records_get_every_outcome_and_now_and_then_a_reminder_to_write(pushes: int) -> None:
-    class Recorder:
-        outcomes = 0
-        reminders = 0
-
-        def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
-            self.outcomes += 1
-
-        def flush_if_due(self) -> None:
-            self.reminders += 1
-
-    recorder = Recorder()
-    serve(Coordinator(ASP(), [0]), ScriptedEngine(turns(*[0] * pushes)), Limits(), RATE, None, [Recording(recorder)])
-    assert recorder.outcomes == pushes + 1
-    assert recorder.reminders == (pushes + 1) // 64

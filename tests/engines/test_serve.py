@@ -81,7 +81,7 @@ def test_without_a_server_only_the_timing_runs() -> None:
     assert len(seen.rates) == 3
 
 
-# --- a worker that has done its share ----------------------------------------------------------------------------------
+# --- a worker that has done its share ---------------------------------------------------------------------------------
 
 
 def test_a_worker_leaves_with_the_last_push_of_its_share() -> None:
@@ -121,7 +121,7 @@ def test_a_gradient_is_not_lost_when_its_worker_leaves_before_the_round_is_compl
     assert played.gradients == pytest.approx([5.5])
 
 
-# --- when a run is over ------------------------------------------------------------------------------------------------
+# --- when a run is over -----------------------------------------------------------------------------------------------
 
 
 def test_a_run_ends_after_so_many_pushes() -> None:
@@ -156,12 +156,14 @@ def test_whichever_limit_comes_first_ends_the_run() -> None:
 
 
 def test_a_run_in_which_everybody_did_their_share_is_over_even_if_a_worker_would_join_later() -> None:
-    played = Played(ASP(), [*turns(0, 0), Joined(1, 9), *[Push(1, at) for at in range(10, 99)]], Limits(iterations=2), present=[0])  # fmt: skip
+    events = [*turns(0, 0), Joined(1, 9), *(Push(1, at) for at in range(10, 99))]
+    played = Played(ASP(), events, Limits(iterations=2), present=[0])
     assert played.duration == 2
 
 
 def test_a_worker_that_joins_does_what_is_left_of_its_share() -> None:
-    played = Played(ASP(), [*turns(0), Joined(1, 2), Push(1, 3), Push(1, 4), Push(0, 5), Push(0, 6)], Limits(iterations=3), present=[0])  # fmt: skip
+    events = [*turns(0), Joined(1, 2), Push(1, 3), Push(1, 4), Push(0, 5), Push(0, 6)]
+    played = Played(ASP(), events, Limits(iterations=3), present=[0])
     assert played.engine.dismissed == [1, 0]  # it started at clock 1
     assert played.duration == 6
 
@@ -175,17 +177,18 @@ def test_the_engine_is_closed_whatever_happens() -> None:
     assert seen.finished_at is None
 
 
-# --- who is there ------------------------------------------------------------------------------------------------------
+# --- who is there -----------------------------------------------------------------------------------------------------
 
 
 def test_observers_hear_who_left_and_joined_and_after_how_many_pushes() -> None:
-    events = [Push(0, 1), Left(0, 2), Push(1, 3), Joined(2, 4), Push(2, 5)]
+    events: list[Event] = [Push(0, 1), Left(0, 2), Push(1, 3), Joined(2, 4), Push(2, 5)]
     played = Played(ASP(), events)
     assert played.seen.membership == [(Left(0, 2), 1), (Joined(2, 4), 2)]
 
 
 def test_a_worker_that_dies_lets_those_go_who_waited_for_it() -> None:
-    played = Played(BSP(), [Push(0, 1), Left(1, 2)])
+    events: list[Event] = [Push(0, 1), Left(1, 2)]
+    played = Played(BSP(), events)
     assert played.gradients == [1]
     assert played.engine.computing == {0}
 
@@ -206,7 +209,7 @@ def test_timers_reach_the_engine_and_come_back_as_events() -> None:
     assert played.engine.computing == {0}
 
 
-# --- learning rates ----------------------------------------------------------------------------------------------------
+# --- learning rates ---------------------------------------------------------------------------------------------------
 
 
 def test_on_the_clock_of_samples_the_rate_falls_with_the_push_that_begins_the_epoch() -> None:

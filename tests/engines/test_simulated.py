@@ -67,7 +67,7 @@ class Simulated:
         return [outcome.grant for outcome in self.seen.outcomes if outcome.grant]
 
 
-# --- times and ties ----------------------------------------------------------------------------------------------------
+# --- times and ties ---------------------------------------------------------------------------------------------------
 
 
 def test_an_iteration_takes_the_base_time_times_the_slowdown() -> None:
@@ -104,7 +104,7 @@ def test_nothing_happens_after_the_end_of_the_time() -> None:
     assert len(Simulated(ASP(), layout([1.0]), until=5 * SECOND - 1).pushes) == 4
 
 
-# --- network and server ------------------------------------------------------------------------------------------------
+# --- network and server -----------------------------------------------------------------------------------------------
 
 
 def test_a_message_travels_for_as_long_as_latency_keys_and_bytes_say() -> None:
@@ -144,7 +144,7 @@ def test_costs_per_key_add_to_the_fixed_ones() -> None:
     assert Simulated(ASP(), layout(server=per_key), keys=10, pushes=50).timeline == fixed.timeline
 
 
-# --- slow phases, departures, arrivals ---------------------------------------------------------------------------------
+# --- slow phases, departures, arrivals --------------------------------------------------------------------------------
 
 
 def test_a_worker_is_slower_for_a_while() -> None:
@@ -197,7 +197,7 @@ def test_everybody_may_leave_and_a_later_worker_goes_on() -> None:
     assert run.timeline == [(1, 0), (4, 1), (5, 1)]
 
 
-# --- the same every time -----------------------------------------------------------------------------------------------
+# --- the same every time ----------------------------------------------------------------------------------------------
 
 NOISY = ClusterLayout(
     workers=[{"slowdown": 1.0, "jitter": "shared"}, {"slowdown": 1.3, "jitter": "noisy"}, {"jitter": "stress"}]
@@ -219,7 +219,10 @@ def compute_times(run: Simulated) -> dict[int, list[Nanoseconds]]:
 
 @pytest.mark.parametrize("paradigm", [BSP(), SSP(3), DSSP(3, 15)])
 def test_changing_the_paradigm_changes_nobodys_jitter(paradigm: Paradigm) -> None:
-    asp, other = compute_times(Simulated(ASP(), NOISY, pushes=600)), compute_times(Simulated(paradigm, NOISY, pushes=600))
+    asp, other = (
+        compute_times(Simulated(ASP(), NOISY, pushes=600)),
+        compute_times(Simulated(paradigm, NOISY, pushes=600)),
+    )
     for worker in range(3):
         common = min(len(asp[worker]), len(other[worker]))
         assert common > 50
@@ -240,7 +243,7 @@ def test_a_trace_is_played_again_and_again() -> None:
     assert PRESETS["dedicated"].kind == "lognormal"
 
 
-# --- the paper ---------------------------------------------------------------------------------------------------------
+# --- the paper --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("upper", "r_star"), [(15, 9), (7, 4), (5, 2)])
@@ -283,7 +286,7 @@ def test_the_ratio_of_the_papers_pair_gives_its_number_of_updates_per_iteration_
     assert updates(DSSP(3, 15, held_gradients="merge_mean")) == pytest.approx(1.93, abs=0.02)
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------
+# --- gradients --------------------------------------------------------------------------------------------------------
 
 
 def test_a_gradient_is_computed_when_its_worker_is_released() -> None:

@@ -6,11 +6,10 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.messages import SECOND, Left, Nanoseconds, Outcome, Push
+from dssp_bench.core.messages import SECOND, Evaluation, Left, Nanoseconds, Outcome, Push
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.records.files import write_json, write_yaml
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import Evaluation
 from dssp_bench.records.writer import RecordWriter
 
 HETERO = (1.0, 1.57)

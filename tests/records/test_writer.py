@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssp_bench.core.errors import RecordsError
-from dssp_bench.core.messages import SECOND, Applied, MessageId, Outcome, PushRecord, Release, Update, Use
+from dssp_bench.core.messages import SECOND, Applied, Evaluation, MessageId, Outcome, PushRecord, Release, Update, Use
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import EVALUATIONS, GRANTS, PUSHES, TABLES, UPDATES, Evaluation
+from dssp_bench.records.schema import EVALUATIONS, GRANTS, PUSHES, TABLES, UPDATES
 from dssp_bench.records.writer import FLUSH_EVERY_S, ROWS_PER_FLUSH, RecordWriter, consolidate
 from tests.records import fake_run
 
@@ -142,20 +142,23 @@ def test_a_full_buffer_is_flushed(tmp_path: Path) -> None:
     assert len(RunRecords.open(tmp_path).pushes) == ROWS_PER_FLUSH + 1
 
 
-def test_a_flush_is_due_once_a_second(tmp_path: Path) -> None:
+def test_what_was_noted_is_visible_when_something_comes_a_second_later(tmp_path: Path) -> None:
     now = 100.0
     writer = RecordWriter(tmp_path, now=lambda: now)
 
     def visible() -> int:
-        writer.flush_if_due()
         return len(RunRecords.open(tmp_path).pushes)
 
     writer.on_outcome(Outcome(0, push(0, 1)), [])
     assert visible() == 0
     now += FLUSH_EVERY_S
-    assert visible() == 1
     writer.on_outcome(Outcome(0, push(0, 2)), [])
-    assert visible() == 1
+    assert visible() == 2
+    writer.on_outcome(Outcome(0, push(0, 3)), [])
+    assert visible() == 2
+    now += FLUSH_EVERY_S
+    writer.on_evaluation(Evaluation(0, 0, 0, 0.0, 1.0, 0.5))
+    assert visible() == 3
     writer.close()
 
 

@@ -1,7 +1,7 @@
 """The command line.
 
 - `main`: the commands (Typer); imports nothing heavy, so that `--help` answers at once
-- `compose`: the only file that knows Hydra; from what was typed to plain mappings, and from its errors to ours
-- `run`: one run, or a sweep
+- `compose`: from what was typed to plain mappings, and `hydra_errors`: from its errors to ours; nobody else knows Hydra
+- `run`: one run, or a sweep; `ui`: MLflow's pages
 - `errors`: how errors are shown; `completion`: what TAB offers
 """

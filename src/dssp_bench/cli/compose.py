@@ -1,4 +1,4 @@
-"""The only file that knows Hydra and OmegaConf: from what was typed to plain mappings, and from their errors to ours.
+"""From what was typed to plain mappings; with `hydra_errors` the only file that knows Hydra and OmegaConf.
 
 `launch` hands a command line to Hydra in full, sweeps and launchers included; `compose_job` only composes. A `Runner`
 gets each job as plain data.
@@ -8,18 +8,16 @@ import argparse
 import itertools
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
 import hydra
-import yaml
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -31,19 +29,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigIndexError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from dssp_bench.cli.errors import UsageError
+from dssp_bench.cli.hydra_errors import CONFIG_NAME, UNDERSTOOD, config_dir, in_our_words
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
-from dssp_bench.experiment.spec import default_runs_dir, nearest, unknown_key
+from dssp_bench.experiment.spec import default_runs_dir
 
 _VERSION_BASE = "1.3"
-_CONFIG_NAME = "config"
-_UNDERSTOOD = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
 """What composing may raise because of what the user wrote."""
 
 
@@ -88,13 +84,6 @@ class Launched:
     interrupted: bool = False
 
 
-def config_dir() -> Path:
-    """The folder of YAML files: within the installed package, or at the root of a source checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parents[1] / "conf"
-
-
 def launch(arguments: Sequence[str], runner: Runner) -> Launched:
     """Hand a command line to Hydra; raises `DsspBenchError` if it cannot be understood or composed."""
     options = _parse(arguments)
@@ -105,18 +94,18 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
         with _as_command_line(_reordered(arguments, options.overrides)):
             if _sweep(options, task):
                 return Launched(task.results, is_sweep=True)
-            hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=_CONFIG_NAME)(task)()
+            hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
         if task.unresolved:
             raise task.unresolved
     except KeyboardInterrupt:
         return Launched(task.results, task.is_sweep, interrupted=True)
     except DsspBenchError:
         raise
-    except _UNDERSTOOD as error:
+    except UNDERSTOOD as error:
         if task.started:
             raise
         loader = _loader(options.config_dir)
-        raise _in_our_words(error, options.overrides, loader, options.config_name, options.config_dir) from error
+        raise in_our_words(error, options.overrides, loader, options.config_name, options.config_dir) from error
     return Launched(task.results, task.is_sweep)
 
 
@@ -125,16 +114,16 @@ def compose_job(overrides: Sequence[str] = ()) -> Job:
     _register()
     loader = _loader()
     try:
-        return _job(loader.load_configuration(_CONFIG_NAME, [*overrides, "hydra.mode=RUN"], RunMode.RUN))
-    except _UNDERSTOOD as error:
-        raise _in_our_words(error, overrides, loader) from error
+        return _job(loader.load_configuration(CONFIG_NAME, [*overrides, "hydra.mode=RUN"], RunMode.RUN))
+    except UNDERSTOOD as error:
+        raise in_our_words(error, overrides, loader) from error
 
 
 def completions(words: Sequence[str], incomplete: str) -> list[str]:
     """What may stand where the cursor is: options, groups and keys that begin so."""
     _register()
     line = " ".join([*words, incomplete]) if incomplete else " ".join([*words, ""])
-    found: list[str] = DefaultCompletionPlugin(_loader())._query(_CONFIG_NAME, line)
+    found: list[str] = DefaultCompletionPlugin(_loader())._query(CONFIG_NAME, line)
     return found
 
 
@@ -198,8 +187,10 @@ class _Sweep:
     def run(self) -> None:
         """Refuse the jobs that cannot work, and run the others."""
         jobs, task = self._jobs(), self._task
-        task.is_sweep, task.total = True, len(jobs)
         problems = [self._problem(job) for job in jobs]
+        task.is_sweep, task.total = True, problems.count(None)
+        if task.total:
+            self._save()
         task.started = True
         results = {
             i: task.runner.refuse(task.label(job), problem)
@@ -209,7 +200,6 @@ class _Sweep:
         task.results = [results[i] for i in sorted(results)]
         accepted = [i for i in range(len(jobs)) if i not in results]
         if accepted:
-            self._save()
             returned = self._launcher.launch([jobs[i] for i in accepted], initial_job_idx=0)
             results |= {i: job.return_value for i, job in zip(accepted, returned, strict=True)}
         task.results = [results[i] for i in range(len(jobs))]
@@ -236,14 +226,17 @@ class _Sweep:
             self._task.runner.check(_job(self._loader.load_sweep_config(self._config, overrides)))
         except DsspBenchError as error:
             return error
-        except _UNDERSTOOD as error:
-            return _in_our_words(error, overrides, self._loader, self._config.hydra.job.config_name)
+        except UNDERSTOOD as error:
+            return in_our_words(error, overrides, self._loader, self._config.hydra.job.config_name)
         return None
 
     def _save(self) -> None:
         folder = Path(self._config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self._config, folder / "multirun.yaml")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self._config, folder / "multirun.yaml")
+        except OSError as error:
+            raise ConfigurationError("runs_dir", f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _sweep(options: argparse.Namespace, task: _Task) -> bool:
@@ -251,7 +244,7 @@ def _sweep(options: argparse.Namespace, task: _Task) -> bool:
     if options.cfg or options.info or options.help or options.hydra_help or options.run:
         return False
     mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
-    name = options.config_name or _CONFIG_NAME
+    name = options.config_name or CONFIG_NAME
     instance = Hydra("dssp-bench", _loader(options.config_dir))
     GlobalHydra.instance().initialize(instance)
     try:
@@ -362,152 +355,3 @@ def _loader(extra: str | None = None) -> ConfigLoader:
         folder = f"file://{Path(extra).absolute()}"
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
     return ConfigLoaderImpl(config_search_path=search_path)
-
-
-def _in_our_words(
-    error: Exception,
-    overrides: Sequence[str],
-    loader: ConfigLoader,
-    config_name: str | None = None,
-    extra: str | None = None,
-) -> DsspBenchError:
-    """What Hydra, OmegaConf or YAML complain about, as an error of ours: the culprit, and what would be right."""
-    if isinstance(error, MissingConfigException):
-        return _missing(error, extra)
-    if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        where = f"{_short(error.problem_mark.name)}, line {error.problem_mark.line + 1}"
-        return UsageError(f"{where} is not YAML: {error.problem or error.context}", "brackets, quotes and indentation?")
-    if isinstance(error, OmegaConfBaseException):
-        return ConfigurationError(str(error.full_key or "configuration"), _first_line(error))
-    if isinstance(error, ConfigCompositionException):
-        known_keys = _KnownKeys(overrides, loader, config_name or _CONFIG_NAME)
-        for pattern, words in _COMPOSITION_ERRORS:
-            if match := re.search(pattern, str(error)):
-                return words(match.group(1), error, known_keys)
-    return UsageError(_first_line(error))
-
-
-def _missing(error: MissingConfigException, extra: str | None) -> DsspBenchError:
-    path = error.missing_cfg_file or ""
-    group, _, name = path.rpartition("/")
-    if error.options is None:
-        folders = [config_dir(), *([Path(extra)] if extra else [])]
-        there = sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
-        return UsageError(
-            f"there is no configuration {path!r} for -cn", f"there is {', '.join(there)}; -cd DIR adds a folder of more"
-        )
-    allowed = f"allowed: {', '.join(error.options)}"
-    if not name:
-        return ConfigurationError(group, "must name one of its files", allowed)
-    near = nearest(name, error.options)
-    meant = f"did you mean {group}={near}? " if near else ""
-    return ConfigurationError(group, f"there is no {group}={name}", meant + allowed)
-
-
-def _unreadable(override: str) -> DsspBenchError:
-    if "=" not in override:
-        return UsageError(f"cannot read {override!r}: there is no = in it", "write GROUP=OPTION or KEY=VALUE")
-    key, _, value = override.partition("=")
-    if value.rstrip().endswith(","):
-        return UsageError(f"cannot read {override!r}: nothing after the last comma", f"write {key}=a,b or {key}=a")
-    return UsageError(
-        f"cannot read {override!r}: its value is not closed, or needs quotes",
-        f"lists and groups: '{key}=[1,2]' or '{key}={{a: 1}}'; text with =, : or brackets: '{key}=\"...\"'",
-    )
-
-
-class _KnownKeys:
-    """What keys there are, given the groups that were chosen."""
-
-    def __init__(self, overrides: Sequence[str], loader: ConfigLoader, config_name: str) -> None:
-        self._overrides = overrides
-        self._loader = loader
-        self._config_name = config_name
-
-    def unknown(self, key: str) -> DsspBenchError:
-        """The error for a key that does not exist."""
-        node: Any = self._config()
-        parent: list[str] = []
-        for part in key.split("."):
-            if not isinstance(node, DictConfig):
-                return ConfigurationError(key, f"{'.'.join(parent)} holds a value and has no keys of its own")
-            if part not in node:
-                break
-            parent.append(part)
-            node = node._get_node(part)
-        name = key.split(".")[len(parent)] if len(parent) < key.count(".") + 1 else parent.pop()
-        known = [str(k) for k in node if not str(k).startswith("_") and (parent or k != "hydra")]
-        return self._in_other_option(parent, name, known) or unknown_key(".".join([*parent, name]), known)
-
-    def _in_other_option(self, parent: list[str], name: str, known: list[str]) -> DsspBenchError | None:
-        """If the key, or a near one, belongs to another option of the group than the one chosen."""
-        if len(parent) != 1 or nearest(name, known):
-            return None
-        group = parent[0]
-        for file in sorted((config_dir() / group).glob("*.yaml")):
-            values = yaml.safe_load(file.read_text())
-            near = nearest(name, [key for key in values if key != "_target_"]) if isinstance(values, dict) else None
-            if near:
-                listed = f"allowed: {', '.join(known)}" if known else f"the {group} chosen has no options"
-                owner = f"of {group}={file.stem}"
-                hint = (
-                    f"it is one {owner}; {listed}"
-                    if near == name
-                    else f"did you mean {group}.{near}, {owner}? {listed}"
-                )
-                return ConfigurationError(f"{group}.{name}", f"the {group} chosen has no such key", hint)
-        return None
-
-    def _config(self) -> DictConfig:
-        chosen = [o for o in self._overrides if self._loader.get_group_options(o.partition("=")[0].lstrip("+"))]
-        try:
-            return self._loader.load_configuration(self._config_name, chosen, RunMode.RUN)
-        except Exception:  # only for a suggestion, so without the overrides that make it fail
-            return self._loader.load_configuration(_CONFIG_NAME, [], RunMode.RUN)
-
-
-def _several_values(override: str, error: Exception, keys: _KnownKeys) -> DsspBenchError:
-    key, _, values = override.partition("=")
-    a_list = "" if "(" in values else f"; a list is written '{key}=[{values}]'"
-    return ConfigurationError(key, "several values", f"-m runs once for each{a_list}")
-
-
-def _bad_value(override: str, error: Exception, keys: _KnownKeys) -> DsspBenchError:
-    key = override.partition("=")[0]
-    if isinstance(error.__cause__, ConfigIndexError):
-        return ConfigurationError(key, "the list has no such entry", "entries count from 0")
-    return ConfigurationError(key, _first_line(error.__cause__ or error))
-
-
-_COMPOSITION_ERRORS: list[tuple[str, Callable[[str, Exception, _KnownKeys], DsspBenchError]]] = [
-    (r"Could not override '([^']+)'\.\nTo append", lambda key, error, keys: keys.unknown(key)),
-    (r"Ambiguous value for argument '(.+)'", _several_values),
-    (r"Sweep parameters '(.+)' requires --multirun", _several_values),
-    (r"Error merging override (.+)", _bad_value),
-    (
-        r"Multiple values for (\S+)\. To override",
-        lambda key, error, keys: ConfigurationError(
-            key, "is chosen already", "leave out the +; in a file: override /..."
-        ),
-    ),
-    (
-        r"Could not append to config. An item is already at '([^']+)'",
-        lambda key, error, keys: ConfigurationError(key, "is there already", "leave out the +"),
-    ),
-    (
-        r"Could not delete from config. '([^']+)' does not exist",
-        lambda key, error, keys: ConfigurationError(key, "is not there, so ~ cannot delete it"),
-    ),
-]
-
-
-def _short(path: str) -> str:
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,5 +10,6 @@ exactly.
 - `coordinator`: the control plane; it sees metadata only and decides
 - `server`, `update`: the data plane; it owns the weights and carries decisions out
 - `schedule`: the learning rate, on either clock
+- `streams`: names for streams of randomness
 - `errors`: what can go wrong, and whose fault it is
 """

@@ -105,6 +105,20 @@ class Decision(NamedTuple):
     grant: Grant | None = None
 
 
+# --- evaluations: how good the weights were ---
+
+
+class Evaluation(NamedTuple):
+    """Loss and accuracy of the weights of one version on the full test set; an epoch is one pass over the training set."""
+
+    at: Nanoseconds
+    version: int
+    samples: int
+    epoch: float
+    loss: float
+    accuracy: float
+
+
 # --- outcomes: what the coordinator tells the parameter server, the engine and the observers ---
 
 

@@ -1,7 +1,8 @@
 """What carries pushes and releases, and owns the clock.
 
 - `engine`: the contract, with the limits at which a run ends
-- `serve`: the loop that all engines share
+- `serve`: the loop that all engines share; `observer`: who watches it, `status`: a page of numbers about it
+- `options`: what a user may choose of each engine
 - `layout`: who the workers are and what surrounds them
 - `compute_time`: how long iterations take in virtual time
 - `simulated`: virtual time, with or without gradients

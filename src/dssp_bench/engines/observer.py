@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dssp_bench.core.messages import Joined, Left, Nanoseconds, Outcome
+from dssp_bench.core.messages import Evaluation, Joined, Left, Nanoseconds, Outcome
 
 
 class Observer:
@@ -20,31 +20,27 @@ class Observer:
 
 
 class Recorder(Protocol):
-    """Anything that keeps outcomes, such as a `RecordWriter`."""
+    """Keeps everything that a run leaves."""
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Keep one outcome."""
 
-    def flush_if_due(self) -> None:
-        """Write to disk what has waited there for long enough."""
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep the evaluation of one snapshot."""
+
+    def close(self) -> None:
+        """The run is over: finish the files."""
 
 
 class Recording(Observer):
-    """Hands outcomes to the records, and now and then reminds them to write."""
-
-    _REMIND_EVERY = 64
+    """Hands outcomes to the records."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._until_reminder = self._REMIND_EVERY
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Keep one outcome."""
         self._recorder.on_outcome(outcome, learning_rates)
-        self._until_reminder -= 1
-        if not self._until_reminder:
-            self._recorder.flush_if_due()
-            self._until_reminder = self._REMIND_EVERY
 
 
 class Snapshots(Observer):
@@ -68,8 +64,7 @@ class Snapshots(Observer):
         if self._taken is None and self._pushes == 0:
             self._try(outcome.at)
         elif self._pushes * self._batch_size >= self._next and self._try(outcome.at):
-            while self._next <= self._pushes * self._batch_size:
-                self._next += self._every
+            self._next = (self._pushes * self._batch_size // self._every + 1) * self._every
 
     def on_finish(self, at: Nanoseconds) -> None:
         """Take the last snapshot, unless nothing has changed since the latest one."""

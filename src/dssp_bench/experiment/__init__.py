@@ -1,7 +1,8 @@
 """One experiment: from a specification to a finished run folder.
 
 - `spec`: everything that a run depends on, validated
-- `run`: the only place where everything meets
-- `evaluate`: snapshots of the weights, and their accuracy
-- `watcher`: who may watch a run; `progress` shows it, `mlflow_log` logs it
+- `run`: the only place where everything meets; `plan`: the run in numbers; `environment`: where it runs
+- `virtual`, `local`, `replay`: the run on each engine; `parts`: what it is made of
+- `watcher`: who may watch a run, `watchers`: all of them as one; `progress` shows it, `figures` draws it, `mlflow_log`
+  logs it
 """

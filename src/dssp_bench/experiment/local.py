@@ -1,35 +1,36 @@
 """A run in real processes, seen from the driver."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dssp_bench.core.errors import DsspBenchError
-from dssp_bench.core.messages import SECOND
+from dssp_bench.core.messages import SECOND, Evaluation
 from dssp_bench.engines.local.channel import Kind, Message
-from dssp_bench.engines.local.launch import LocalJob, LocalRun, start_fork_server
+from dssp_bench.engines.local.launch import LocalJob, LocalRun
 from dssp_bench.engines.options import LocalOptions
-from dssp_bench.experiment.parts import EvaluatorMaker, RecordsMaker, SharedData, WorkerMaker, initial_state
+from dssp_bench.experiment.parts import EvaluatorMaker, SharedData, WorkerMaker, initial_state
 from dssp_bench.experiment.plan import Plan
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.watcher import RunInfo
 from dssp_bench.experiment.watchers import Watchers
-from dssp_bench.records.schema import Evaluation
+from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.task import Data, Task
 
-PRELOAD = ("dssp_bench.experiment.parts", "dssp_bench.engines.local.processes")
-"""What the process that forks the others imports once."""
+PRELOAD = ("dssp_bench.experiment.parts", "dssp_bench.engines.local.processes", "torch._dynamo")
+"""What the process that forks the others imports once; torch's optimizers import the last one, which takes a second."""
 
 _PAGES_PER_S = 4.0
 _RECORDS_EVERY_S = 5.0
+_RECORDS_SHARE = 50.0  # a long run's records take long to read, and the workers need the cores
 
 
 def run_locally(
-    spec: RunSpec, plan: Plan, data: Data, records: RecordsMaker, watchers: Watchers, info: RunInfo, device: str
+    spec: RunSpec, plan: Plan, data: Data, folder: Path, watchers: Watchers, info: RunInfo, device: str
 ) -> dict[str, Any]:
     """Run to the end; returns what only the server knows. Ctrl-C ends it at a safe point. Raises DsspBenchError."""
     assert isinstance(spec.engine, LocalOptions)
-    start_fork_server(PRELOAD)
     shared = SharedData(data)
     workers = len(spec.cluster.workers)
     job = LocalJob(
@@ -41,7 +42,7 @@ def run_locally(
         initial_state(Task(spec.model, data).build_model(spec.seed)),
         WorkerMaker(spec.model, shared, spec.batch_size, spec.seed, workers),
         EvaluatorMaker(spec.model, shared, spec.evaluation.batch_size),
-        records,
+        partial(RecordWriter, folder),
         plan.evaluate_every,
         device,
         spec.stop.target_accuracy,
@@ -50,17 +51,16 @@ def run_locally(
     with LocalRun(job) as local:
         watchers.start(info)  # while the processes start
         local.go()
-        return _Conversation(local, watchers, records).to_the_end()
+        return _Conversation(local, watchers, folder).to_the_end()
 
 
 class _Conversation:
     """What the driver hears from the server, and passes on to the watchers."""
 
-    def __init__(self, local: LocalRun, watchers: Watchers, records: RecordsMaker) -> None:
+    def __init__(self, local: LocalRun, watchers: Watchers, folder: Path) -> None:
         self._local = local
         self._watchers = watchers
-        self._records = records
-        self._folder: Path = records.folder
+        self._folder = folder
         self._started_at: int | None = None
         self._interrupted = False
 
@@ -73,12 +73,13 @@ class _Conversation:
                     return self._report(message)
                 self._heard(message)
                 self._watchers.progress(self._local.page())
-                if time.monotonic() >= records_due:
+                if (began := time.monotonic()) >= records_due:
                     self._watchers.records(self._folder)
-                    records_due = time.monotonic() + _RECORDS_EVERY_S
+                    took = time.monotonic() - began
+                    records_due = time.monotonic() + max(_RECORDS_EVERY_S, _RECORDS_SHARE * took)
             except KeyboardInterrupt:
-                if self._interrupted:
-                    raise
+                if self._interrupted or self._started_at is None:
+                    raise  # the second time, or before there was anything to lose, nothing is waited for
                 self._interrupted = True
                 self._local.stop()
             except (DsspBenchError, EOFError) as error:
@@ -98,11 +99,7 @@ class _Conversation:
         if message.kind is Kind.STARTED:
             self._started_at = message.number
         elif message.kind is Kind.EVALUATED:
-            found = message.json()
-            epoch = self._records.epoch(found["samples"])
-            self._watchers.evaluation(
-                Evaluation(found["at"], found["version"], found["samples"], epoch, found["loss"], found["accuracy"])
-            )
+            self._watchers.evaluation(Evaluation(*message.json()))
         elif message.kind is Kind.FAILED:
             raise DsspBenchError(message.text())
 

@@ -1,20 +1,16 @@
 """What runs are made of: workers, evaluations and records, as things that can be handed to a process."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dssp_bench.core.messages import Nanoseconds, WorkerId
+from dssp_bench.core.messages import WorkerId
 from dssp_bench.core.server import Slot
 from dssp_bench.core.streams import stream_seed
 from dssp_bench.engines.local.memory import SharedTensors
-from dssp_bench.records.schema import Evaluation
-from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.sharding import Batches, shard
 from dssp_bench.tasks.task import Data, ModelSource, Task
 from dssp_bench.worker import (
@@ -110,43 +106,6 @@ def make_evaluation(
     bind_parameters(model, weights)
     bind_statistics(model, statistics)
     return lambda: task.evaluate(model, device, batch_size)
-
-
-class Records:
-    """A run's records as the loop and the evaluator write them."""
-
-    def __init__(
-        self, folder: Path, epoch_of: Callable[[int], float], now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._writer = RecordWriter(folder, now)
-        self._epoch_of = epoch_of
-        self.on_outcome = self._writer.on_outcome
-        self.flush_if_due = self._writer.flush_if_due
-        self.close = self._writer.close
-
-    def on_evaluation(self, at: Nanoseconds, version: int, samples: int, loss: float, accuracy: float) -> None:
-        """Keep one evaluation of a snapshot."""
-        self._writer.on_evaluation(self.evaluation(at, version, samples, loss, accuracy))
-
-    def evaluation(self, at: Nanoseconds, version: int, samples: int, loss: float, accuracy: float) -> Evaluation:
-        """The evaluation with its epoch: passes over the training set, whatever the learning rate's clock."""
-        return Evaluation(at, version, samples, self._epoch_of(samples), loss, accuracy)
-
-
-@dataclass
-class RecordsMaker:
-    """Opens the records of one run in the process that writes them."""
-
-    folder: Path
-    examples: int
-
-    def __call__(self) -> Records:
-        """The records, empty."""
-        return Records(self.folder, self.epoch)
-
-    def epoch(self, samples: int) -> float:
-        """How many passes over the training set so many samples are."""
-        return samples / self.examples
 
 
 def parameter_count(source: ModelSource, input_shape: tuple[int, int, int], classes: int) -> tuple[int, int]:

@@ -12,10 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.experiment.spec import default_runs_dir
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Status, Watcher, WorkerStatus
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import Evaluation
 
 _REFRESH_S = 0.25
 _LINE_EVERY_S = 5.0

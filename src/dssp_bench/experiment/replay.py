@@ -15,10 +15,10 @@ from dssp_bench.engines.observer import Observer, Recording
 from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.engines.replay import ReplayEngine
 from dssp_bench.engines.serve import serve
-from dssp_bench.experiment.parts import RecordsMaker
 from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.spec import RunSpec, build_spec
 from dssp_bench.records.reader import RunRecords
+from dssp_bench.records.writer import RecordWriter
 
 COMPARED = ("pushes", "updates", "grants")
 """The tables that say what was decided; evaluations say how well."""
@@ -61,7 +61,7 @@ def recorded_spec(recorded: RunRecords) -> RunSpec:
 def replay_records(recorded: RunRecords, spec: RunSpec, folder: Path) -> RunRecords:
     """Feed a recorded run through the core, and keep what is decided now elsewhere. Raises ProtocolViolation."""
     facts = spec.dataset.facts()
-    recorder = RecordsMaker(folder, facts.examples)()
+    recorder = RecordWriter(folder)
     observers: list[Observer] = [Recording(recorder)]
     coordinator = Coordinator(spec.paradigm, spec.cluster.present)
     engine, rates = ReplayEngine(recorded_events(recorded)), make_plan(spec, facts).rates

@@ -17,11 +17,11 @@ from typing import Any
 from dssp_bench.analysis.summary import summarise
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
-from dssp_bench.engines.local.launch import devices, server_device, start_fork_server, transports
+from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, start_fork_server, transports
 from dssp_bench.engines.options import LocalOptions, ReplayOptions, SimulatedOptions
 from dssp_bench.experiment.environment import environment
 from dssp_bench.experiment.local import PRELOAD, run_locally, startup_seconds
-from dssp_bench.experiment.parts import RecordsMaker, parameter_count
+from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
 from dssp_bench.experiment.spec import RunSpec
@@ -73,7 +73,6 @@ class _Run:
         self._plan = make_plan(spec, facts)
         self._check()
         self._folder = new_folder(spec)
-        self._records = RecordsMaker(self._folder, facts.examples)
         self._info = self._describe()
 
     def to_the_end(self) -> RunResult:
@@ -101,7 +100,14 @@ class _Run:
     def _check(self) -> None:
         if self._data is None:
             return
-        smallest = self._data.examples // len(self._spec.cluster.workers)
+        workers = len(self._spec.cluster.workers)
+        if isinstance(self._spec.engine, LocalOptions) and workers > MOST_WORKERS:
+            raise ConfigurationError(
+                "cluster.workers",
+                f"{workers} workers are more than the local engine starts, which is {MOST_WORKERS}",
+                "engine=simulated takes any number",
+            )
+        smallest = self._data.examples // workers
         if self._spec.batch_size > smallest:
             raise ConfigurationError(
                 "batch_size",
@@ -123,11 +129,11 @@ class _Run:
     def _carry_out(self) -> dict[str, Any]:
         if isinstance(self._spec.engine, LocalOptions):
             assert self._data is not None
-            arguments = (self._spec, self._plan, self._data, self._records, self._watchers, self._info)
+            arguments = (self._spec, self._plan, self._data, self._folder, self._watchers, self._info)
             return run_locally(*arguments, _evaluation_device(self._spec))
         self._watchers.start(self._info)
         device = server_device(self._spec.cluster) if self._data else "cpu"
-        return run_in_virtual_time(self._spec, self._plan, self._data, self._records, self._watchers, device)
+        return run_in_virtual_time(self._spec, self._plan, self._data, self._folder, self._watchers, device)
 
     # --- after the run ---
 

@@ -2,36 +2,38 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.messages import Nanoseconds, Outcome, WorkerId
+from dssp_bench.core.messages import Evaluation, Nanoseconds, Outcome, WorkerId
 from dssp_bench.core.server import ParameterServer, Slot
 from dssp_bench.core.update import SGD
 from dssp_bench.engines.layout import ClusterLayout
-from dssp_bench.engines.options import SimulatedOptions
 from dssp_bench.engines.observer import Membership, Observer, Recording, Snapshots
+from dssp_bench.engines.options import SimulatedOptions
 from dssp_bench.engines.serve import serve
 from dssp_bench.engines.simulated import Compute, SimulatedEngine
 from dssp_bench.engines.status import StatusPage, page_size
-from dssp_bench.experiment.parts import RecordsMaker, initial_state, make_evaluation, make_worker
+from dssp_bench.experiment.parts import initial_state, make_evaluation, make_worker
 from dssp_bench.experiment.plan import Plan
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.watchers import Watchers
+from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.task import Data, Task
 
 _PAGES_PER_S = 4.0
 
 
 def run_in_virtual_time(
-    spec: RunSpec, plan: Plan, data: Data | None, records: RecordsMaker, watchers: Watchers, device: str
+    spec: RunSpec, plan: Plan, data: Data | None, folder: Path, watchers: Watchers, device: str
 ) -> dict[str, Any]:
     """Run to the end; returns what only the loop knows. Without data only the timing runs."""
     assert isinstance(spec.engine, SimulatedOptions)
     torch.set_num_threads(spec.engine.threads)
-    recorder = records()
+    recorder = RecordWriter(folder)
     page = StatusPage(torch.zeros(page_size(len(spec.cluster.workers)), dtype=torch.float64))
     page.begin()
     membership = Membership()
@@ -41,8 +43,9 @@ def run_in_virtual_time(
 
         def take(at: Nanoseconds, version: int, samples: int) -> bool:
             loss, accuracy = training.evaluate()
-            recorder.on_evaluation(at, version, samples, loss, accuracy)
-            watchers.evaluation(recorder.evaluation(at, version, samples, loss, accuracy))
+            evaluation = Evaluation(at, version, samples, samples / plan.rates.examples, loss, accuracy)
+            recorder.on_evaluation(evaluation)
+            watchers.evaluation(evaluation)
             target = spec.stop.target_accuracy
             if target is not None and accuracy >= target:
                 plan.limits.stop_requested = True

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import Evaluation
 
 Status = Literal["finished", "failed", "killed"]
 

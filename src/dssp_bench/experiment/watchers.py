@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dssp_bench.core.errors import RecordsError
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.engines.status import Page
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Status, Watcher, WorkerStatus
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import Evaluation
 
 _log = logging.getLogger(__name__)
 

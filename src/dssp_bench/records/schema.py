@@ -1,22 +1,6 @@
 """The tables of a run: which columns, of which type, in which order. Times are seconds on the engine's clock."""
 
-from typing import NamedTuple
-
 import pyarrow as pa
-
-from dssp_bench.core.messages import Nanoseconds
-
-
-class Evaluation(NamedTuple):
-    """The loss and accuracy of the weights of one version, as they were at a known moment."""
-
-    at: Nanoseconds
-    version: int
-    samples: int
-    epoch: float
-    loss: float
-    accuracy: float
-
 
 PUSHES = pa.schema(
     [
@@ -62,7 +46,7 @@ TABLES = {"pushes": PUSHES, "updates": UPDATES, "evaluations": EVALUATIONS, "gra
 
 LATE = pa.schema([("row", pa.int64()), ("staleness", pa.int64()), ("held_s", pa.float64())])
 """`late.arrows`, while a run goes on: what became known of a push after its row in `pushes` was written. `row` counts
-from 0 and says which; worker and clock would not, since a worker that joins again may repeat a clock."""
+from 0 and says which."""
 
 STREAMS = {**TABLES, "late": LATE}
 

@@ -2,7 +2,7 @@
 
 While the run goes on the rows are in Arrow IPC streams, which can be read up to their last whole batch at any moment, a
 kill included. `close` turns them into Parquet files whose bytes depend on the rows alone. What is not yet flushed when
-the process is killed is lost: at most `ROWS_PER_FLUSH` pushes, or a second's if `flush_if_due` is called often enough.
+the process is killed is lost: at most `ROWS_PER_FLUSH` pushes, and what came within a second of the latest one.
 Only `close` forces data to disk; until then a crash of the machine, unlike one of the process, may cost more.
 
 Not thread-safe: the server's thread owns the writer.
@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dssp_bench.core.errors import RecordsError
-from dssp_bench.core.messages import Grant, Nanoseconds, Outcome, PushRecord, Release, Update, Use, WorkerId
+from dssp_bench.core.messages import Evaluation, Grant, Nanoseconds, Outcome, PushRecord, Release, Update, Use, WorkerId
 from dssp_bench.records.files import write_whole
-from dssp_bench.records.schema import LATE, STREAMS, TABLES, Evaluation
+from dssp_bench.records.schema import LATE, STREAMS, TABLES
 from dssp_bench.records.streams import Late, read_stream
 
 ROWS_PER_FLUSH = 8192
@@ -76,15 +76,12 @@ class RecordWriter:
             self._note_holds(released)
         if grant is not None:
             self._grants.append(grant)
-        if len(pushes) >= ROWS_PER_FLUSH:
+        if len(pushes) >= ROWS_PER_FLUSH or self._now() - self._flushed_at >= FLUSH_EVERY_S:
             self.flush()
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Note the result of one evaluation."""
         self._evaluations.append(evaluation)
-
-    def flush_if_due(self) -> None:
-        """Flush if that was last done a second ago or earlier."""
         if self._now() - self._flushed_at >= FLUSH_EVERY_S:
             self.flush()
 

@@ -18,11 +18,10 @@ from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
-from dssp_bench.engines.local.memory import SharedTensors
+from dssp_bench.engines.local.memory import SharedTensors, remove_cuda_names
 from dssp_bench.engines.local.processes import (
     EvaluatorFactory,
     EvaluatorJob,
-    RunRecorder,
     ServerJob,
     WorkerFactory,
     WorkerJob,
@@ -30,11 +29,14 @@ from dssp_bench.engines.local.processes import (
     run_server,
     run_worker,
 )
+from dssp_bench.engines.observer import Recorder
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.engines.status import Page, StatusPage, page_size
 
 _SNAPSHOTS = 4
 _PATIENCE_S = 5.0
+MOST_WORKERS = 100
+"""A process can be handed 256 file descriptors at its start, and the server needs two for each worker."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class LocalJob:
     initial: Sequence[torch.Tensor]
     worker: WorkerFactory
     evaluator: EvaluatorFactory
-    recorder: Callable[[], RunRecorder]
+    recorder: Callable[[], Recorder]
     evaluate_every: float
     evaluation_device: str
     target_accuracy: float | None
@@ -96,6 +98,9 @@ def start_fork_server(preload: Sequence[str] = ()) -> None:
     """
     from multiprocessing import forkserver, resource_tracker
 
+    if multiprocessing.get_start_method() not in ("fork", "spawn", "forkserver"):
+        # A joblib worker has a default of its own, which it would hand down to processes that do not know it.
+        multiprocessing.set_start_method("forkserver", force=True)
     if preload:
         multiprocessing.set_forkserver_preload(list(preload))
     resource_tracker.ensure_running()  # it unblocks signals, so it must be there before they are blocked
@@ -127,7 +132,7 @@ class LocalRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(0.0 if kind is KeyboardInterrupt else _PATIENCE_S)
+        self.close(_PATIENCE_S if kind is None else 0.0)
 
     def go(self) -> None:
         """Let the run begin as soon as everyone is ready."""
@@ -166,6 +171,7 @@ class LocalRun:
             process.kill()
         for process in self._processes:
             process.join()
+            remove_cuda_names(process.pid)
             process.close()
         self._processes = []
 

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_SHM = Path("/dev/shm")
 _ALIGNMENT = 64  # a cache line, so that neighbours do not share one
 
 
@@ -94,3 +96,15 @@ def open_cuda_handle(handle: bytes) -> list[Tensor]:
     """The tensors behind the handles that the server sent over the worker's own socket."""
     tensors: list[Tensor] = pickle.loads(handle)
     return tensors
+
+
+def remove_cuda_names(pid: int | None) -> None:
+    """Remove what torch and the CUDA driver leave in /dev/shm for handles of a process that has ended.
+
+    Our own memory has no name, but CUDA's handles come with small files, which only an orderly unwinding would remove.
+    """
+    if pid is None or not _SHM.is_dir():
+        return
+    for pattern in (f"torch_{pid}_*", f"cuda.shm.*.{pid:x}.*"):
+        for path in _SHM.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dssp_bench.core.coordinator import Coordinator
 from dssp_bench.core.errors import DsspBenchError
-from dssp_bench.core.messages import Joined, Left, Nanoseconds, Outcome, WorkerId
+from dssp_bench.core.messages import Evaluation, Joined, Left, Nanoseconds, Outcome, WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer, Slot
@@ -50,16 +50,6 @@ class EvaluatorFactory(Protocol):
 
     def __call__(self, device: str, weights: Tensor, statistics: Tensor) -> Callable[[], tuple[float, float]]:
         """A function that gives loss and accuracy of whatever the two tensors hold when it is called."""
-
-
-class RunRecorder(Recorder, Protocol):
-    """Keeps everything a run leaves."""
-
-    def on_evaluation(self, at: Nanoseconds, version: int, samples: int, loss: float, accuracy: float) -> None:
-        """Keep one evaluation of a snapshot."""
-
-    def close(self) -> None:
-        """The run is over: finish the files."""
 
 
 @dataclass
@@ -105,7 +95,7 @@ class ServerJob:
     target_accuracy: float | None
     driver: Channel
     status: SharedTensors
-    recorder: Callable[[], RunRecorder]
+    recorder: Callable[[], Recorder]
     startup_timeout_s: float
 
 
@@ -233,7 +223,7 @@ class _Server:
         self._snapshots = self._meet_evaluator()
         self._free = list(range(job.snapshot_count))
         self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
-        self._untold: deque[dict[str, Any]] = deque()
+        self._untold: deque[Evaluation] = deque()
         self._parameters = ParameterServer(
             weights, SGD(weights, **job.optimizer), slots, statistics=self._statistics, momentum=momentum
         )
@@ -328,9 +318,9 @@ class _Server:
     def _on_evaluated(self, number: int, loss: float, accuracy: float) -> None:
         at, version, samples = self._pending.pop(number)
         self._free.append(number)
-        self._recorder.on_evaluation(at, version, samples, loss, accuracy)
-        found = {"at": at, "version": version, "samples": samples, "loss": loss, "accuracy": accuracy}
-        self._untold.append(found)
+        evaluation = Evaluation(at, version, samples, samples / self._job.rates.examples, loss, accuracy)
+        self._recorder.on_evaluation(evaluation)
+        self._untold.append(evaluation)
         self._tell_driver(wait=False)
         target = self._job.target_accuracy
         if target is not None and accuracy >= target:
