@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from dssp_bench.analysis.summary import summarise
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.core.messages import Evaluation
 from dssp_bench.records.writer import RecordWriter
 from tests.records import fake_run
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dssp_bench.cli.compose import compose_job, config_dir
+from dssp_bench.cli.compose import compose_job
 from dssp_bench.cli.errors import UsageError
+from dssp_bench.cli.hydra_errors import config_dir
 from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.experiment.spec import ConfigurationErrors, RunSpec, build_spec

@@ -95,8 +95,10 @@ def test_a_worker_leaves_with_the_last_push_of_its_share() -> None:
 def test_a_worker_that_may_go_on_but_has_done_its_share_is_not_told_to_compute() -> None:
     played = Played(ASP(), turns(0, 1), Limits(iterations=1))
     assert played.log[3:] == [
-        "apply", "outcome", "membership", "outcome", "dismiss 0", "deliver [] after 1 updates",
-        "apply", "outcome", "membership", "outcome", "dismiss 1", "deliver [] after 1 updates",
+        "apply", "outcome", "deliver [] after 1 updates",
+        "dismiss 0", "membership", "outcome", "deliver [] after 0 updates",
+        "apply", "outcome", "deliver [] after 1 updates",
+        "dismiss 1", "membership", "outcome", "deliver [] after 0 updates",
         "finish", "close",
     ]  # fmt: skip
 

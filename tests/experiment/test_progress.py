@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dssp_bench.core.messages import SECOND
+from dssp_bench.core.messages import SECOND, Evaluation
 from dssp_bench.experiment.progress import LiveProgress, PlainProgress, choose
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Watcher, WorkerStatus
-from dssp_bench.core.messages import Evaluation
 
 RUN = RunInfo(
     name="run",

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.engines.status import Page, State, WorkerRow
 from dssp_bench.experiment.watcher import RunInfo, Watcher, WorkerStatus
 from dssp_bench.experiment.watchers import Watchers
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.core.messages import Evaluation
 from dssp_bench.records.writer import RecordWriter
 from tests.experiment.watching import Watched
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dssp_bench.core.messages import Evaluation
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Status, Watcher
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.core.messages import Evaluation
 
 
 class Watched(Watcher):

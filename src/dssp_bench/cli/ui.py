@@ -18,6 +18,7 @@ from typing import IO
 from urllib.parse import urlencode
 
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
+from dssp_bench.experiment.termination import termination_as_interrupt
 
 HOST = "127.0.0.1"
 STARTS_WITHIN_S = 90.0
@@ -108,7 +109,7 @@ def _server(store: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], I
         "--default-artifact-root", (store.parent / "artifacts").as_uri(),
         "--host", HOST, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
-    with tempfile.TemporaryFile() as log, _termination_as_interrupt():
+    with tempfile.TemporaryFile() as log, termination_as_interrupt(signal.SIGINT):
         server = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -122,21 +123,6 @@ def _server(store: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], I
             yield server, log
         finally:
             _end(server)
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """A closed terminal or a `kill` ends the server as Ctrl-C does, also where Ctrl-C was set to be ignored."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

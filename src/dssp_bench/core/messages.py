@@ -109,7 +109,7 @@ class Decision(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Loss and accuracy of the weights of one version on the full test set; an epoch is one pass over the training set."""
+    """Loss and accuracy of one version on the full test set; an epoch is one pass over the training set."""
 
     at: Nanoseconds
     version: int

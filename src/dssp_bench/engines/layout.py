@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dssp_bench.core.messages import SECOND, Nanoseconds, WorkerId
 from dssp_bench.engines.compute_time import PRESETS, Jitter
@@ -17,6 +17,14 @@ Positive = Annotated[float, Field(gt=0)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _numbered(device: str) -> str:
+    return "cuda:0" if device == "cuda" else device
+
+
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), AfterValidator(_numbered)]
+"""Where something lives or computes: `auto`, `cpu`, `cuda` (the first) or `cuda:N`."""
 
 
 def _preset(value: Any) -> Any:
@@ -36,7 +44,7 @@ class WorkerLayout(_Part):
 
     name: str = ""
     slowdown: Positive = 1.0
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Device = "auto"
     jitter: Annotated[Jitter, BeforeValidator(_preset)] = Jitter()
     resources: dict[str, float] = {}
 
@@ -62,7 +70,7 @@ class Server(_Part):
     `receive` is spent on every push, `update` on every change of the weights, `reply` on every release.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Device = "auto"
     receive_s: NonNegative = 0.0
     receive_per_key_s: NonNegative = 0.0
     update_s: NonNegative = 0.0

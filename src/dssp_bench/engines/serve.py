@@ -71,14 +71,14 @@ class _Loop:
     def _retire(self, push: Push, outcome: Outcome) -> None:
         """A worker's last push: it is handled as any other, but then the worker leaves instead of going on."""
         self._carry_out(outcome)
+        others = [release.worker for release in outcome.released if release.worker != push.worker]
+        self._engine.deliver(others, len(outcome.updates), outcome.timers)
         leave = Left(push.worker, push.at)
+        self._engine.dismiss(push.worker)
         after = self._coordinator.handle(leave)
         for observer in self._observers:
             observer.on_membership(leave, self._coordinator.pushes)
-        self._carry_out(after)
-        self._engine.dismiss(push.worker)
-        released = [r.worker for r in outcome.released + after.released if r.worker != push.worker]
-        self._engine.deliver(released, len(outcome.updates) + len(after.updates), outcome.timers + after.timers)
+        self.settle(after)
 
     def _carry_out(self, outcome: Outcome) -> None:
         rates = [self._rate(update) for update in outcome.updates]

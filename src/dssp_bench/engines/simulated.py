@@ -89,7 +89,7 @@ class SimulatedEngine(Engine):
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Spend the server's time on the event, and start the iterations of the released workers."""
-        busy = self._now + self._received + updates * self._update
+        busy = max(self._now, self._free_at) + self._received + updates * self._update
         self._received = 0
         for worker in released:
             busy += self._reply

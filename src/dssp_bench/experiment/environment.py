@@ -67,6 +67,6 @@ def _memory() -> int | None:
 
 
 def _gpus() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """Names as the driver's own tool says them; torch would set up CUDA in this process only to ask."""
+    names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return names.splitlines() if names else []

@@ -38,7 +38,7 @@ def run_locally(
         spec.cluster,
         plan.limits,
         plan.rates,
-        spec.optimizer.model_dump(exclude={"learning_rate"}),
+        spec.optimizer.options,
         initial_state(Task(spec.model, data).build_model(spec.seed)),
         WorkerMaker(spec.model, shared, spec.batch_size, spec.seed, workers),
         EvaluatorMaker(spec.model, shared, spec.evaluation.batch_size),

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from math import inf
 
+from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.messages import SECOND, Nanoseconds
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
+from dssp_bench.engines.options import LocalOptions, SimulatedOptions
 from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.tasks.sharding import iterations
@@ -29,8 +31,10 @@ def make_plan(spec: RunSpec, facts: DataFacts) -> Plan:
     """The numbers of this run on data with these facts. Raises ConfigurationError."""
     workers = len(spec.cluster.workers)
     share = None
+    if spec.stop.epochs is not None or _trains(spec):
+        _check_shards(facts.examples // workers, spec.batch_size)
     if spec.stop.epochs is not None:
-        share = max(1, iterations(spec.stop.epochs, facts.examples // workers, spec.batch_size))
+        share = iterations(spec.stop.epochs, facts.examples // workers, spec.batch_size)
     limits = Limits(
         iterations=share,
         pushes=spec.stop.pushes,
@@ -59,6 +63,19 @@ def make_plan(spec: RunSpec, facts: DataFacts) -> Plan:
         evaluate_every=inf if every is None else every * facts.examples,
         total_pushes=min(totals) if totals else None,
     )
+
+
+def _trains(spec: RunSpec) -> bool:
+    return isinstance(spec.engine, LocalOptions) or (isinstance(spec.engine, SimulatedOptions) and spec.engine.train)
+
+
+def _check_shards(smallest: int, batch_size: int) -> None:
+    if batch_size > smallest:
+        raise ConfigurationError(
+            "batch_size",
+            f"{batch_size} is more than the {smallest} training examples of each worker",
+            "take a smaller batch, fewer workers or more data",
+        )
 
 
 def message_size(spec: RunSpec, facts: DataFacts) -> tuple[int, int]:

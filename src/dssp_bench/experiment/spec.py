@@ -21,7 +21,7 @@ import dssp_bench
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import ScheduleClock, ScheduleScale
-from dssp_bench.engines.layout import ClusterLayout
+from dssp_bench.engines.layout import ClusterLayout, Device
 from dssp_bench.engines.options import EngineOptions, LocalOptions, ReplayOptions, SimulatedOptions
 
 if TYPE_CHECKING:  # these import torch, which takes a second; whoever only needs a runs folder should not wait for it
@@ -53,6 +53,11 @@ class OptimizerSpec(_Part):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     nesterov: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the update rule takes, besides the learning rate of each update."""
+        return self.model_dump(exclude={"learning_rate"})
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -109,7 +114,7 @@ class EvaluationSpec(_Part):
 
     every_epochs: _Positive | None = 1.0
     batch_size: Annotated[int, Field(ge=1)] = 1024
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Device = "auto"
 
 
 class _General(_Part):
@@ -417,10 +422,22 @@ def _contradictions(config: Mapping[str, Any], parts: Mapping[str, Any]) -> Iter
     times_only = isinstance(engine, ReplayOptions) or (isinstance(engine, SimulatedOptions) and not engine.train)
     if not times_only:
         yield from _missing_devices(config, parts["cluster"], parts["evaluation"], isinstance(engine, LocalOptions))
+    if isinstance(engine, LocalOptions):
+        yield from _impossible_speeds(parts["cluster"])
     if isinstance(engine, SimulatedOptions) and not engine.train and parts["stop"].target_accuracy is not None:
         yield ConfigurationError(
             "stop.target_accuracy", "there is no accuracy without training", "set engine.train=true, or leave it out"
         )
+
+
+def _impossible_speeds(cluster: ClusterLayout) -> Iterator[ConfigurationError]:
+    """Real workers can be slowed down by sleeping, but not sped up."""
+    hint = "real workers can only be slowed down; make the others slower, or take engine=simulated"
+    factors = {f"cluster.workers.{i}.slowdown": worker.slowdown for i, worker in enumerate(cluster.workers)}
+    factors |= {f"cluster.events.{i}.slowdown": event.slowdown or 1 for i, event in enumerate(cluster.events)}
+    for key, factor in factors.items():
+        if factor < 1:
+            yield ConfigurationError(key, f"must be at least 1, got {factor:g}", hint)
 
 
 def _missing_devices(

@@ -25,6 +25,7 @@ from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.task import Data, Task
 
 _PAGES_PER_S = 4.0
+_PAGE_SHARE = 20.0
 
 
 def run_in_virtual_time(
@@ -83,7 +84,7 @@ class _Training:
         self._workers = [
             make_worker(task, model, spec.batch_size, spec.seed, count, w, weights, slots[w]) for w in range(count)
         ]
-        rule = SGD(weights, **_sgd_options(spec))
+        rule = SGD(weights, **spec.optimizer.options)
         self.server = ParameterServer(weights, rule, slots, statistics=statistics, momentum=momentum)
         self.evaluate: Callable[[], tuple[float, float]] = make_evaluation(
             task, spec.evaluation.batch_size, device, weights, statistics
@@ -93,10 +94,6 @@ class _Training:
         """One iteration of one worker; its loss."""
         self._workers[worker].attach()
         return float(self._workers[worker].compute_gradient())
-
-
-def _sgd_options(spec: RunSpec) -> dict[str, Any]:
-    return spec.optimizer.model_dump(exclude={"learning_rate"})
 
 
 class _Ticker(Observer):
@@ -109,9 +106,10 @@ class _Ticker(Observer):
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Show the page if that is due."""
-        if (now := time.monotonic()) >= self._due:
+        if (began := time.monotonic()) >= self._due:
             self._watchers.progress(self._page.read())
-            self._due = now + 1 / _PAGES_PER_S
+            took = time.monotonic() - began  # long, with thousands of workers
+            self._due = began + took + max(1 / _PAGES_PER_S, _PAGE_SHARE * took)
 
     def on_finish(self, at: Nanoseconds) -> None:
         """Show how it ended."""

@@ -18,7 +18,6 @@ class Kind(IntEnum):
     READY = 1  # a process can begin
     GO = 2  # start (or go on)
     PUSH = 3  # number: nanoseconds of computing; real: the batch's loss
-    LEAVE = 4  # a worker is leaving as planned
     STOP = 5  # stop at a safe point
     FAILED = 6  # body: a traceback
     SNAPSHOT = 7  # number: which snapshot

@@ -138,9 +138,8 @@ class LocalEngine(Engine):
             return None  # it left while its message waited
         message = post.channel.receive()
         at = self.now
-        if message is None or message.kind is Kind.LEAVE:
-            if message is None:
-                self.lost.append(source)
+        if message is None:
+            self.lost.append(source)
             self._forget(source)
             return None if source in self._absent else Left(source, at)
         if message.kind is Kind.FAILED:

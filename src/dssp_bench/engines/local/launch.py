@@ -66,7 +66,7 @@ def devices(layout: ClusterLayout) -> list[str]:
         device = described.device
         if device == "auto":
             device = f"cuda:{worker % gpus}" if gpus else "cpu"
-        chosen.append("cuda:0" if device == "cuda" else device)
+        chosen.append(device)
     return chosen
 
 
@@ -75,7 +75,7 @@ def server_device(layout: ClusterLayout) -> str:
     device = layout.server.device
     if device == "auto":
         return devices(layout)[0]
-    return "cuda:0" if device == "cuda" else device
+    return device
 
 
 def transports(layout: ClusterLayout) -> list[str]:

@@ -235,7 +235,6 @@ class _Server:
             on_message=self._on_message,
             startup_timeout_s=job.startup_timeout_s,
         )
-        self._stopped_by_driver = False
 
     def run(self) -> None:
         job, batch_size = self._job, self._job.rates.batch_size
@@ -251,10 +250,8 @@ class _Server:
         finally:
             self._recorder.close()
         report = {
-            "duration_ns": duration,
             "membership": self._membership.events,
             "lost_workers": self._engine.lost,
-            "stopped": self._stopped_by_driver,
         }
         self._tell_driver(wait=True)
         job.driver.send_json(Kind.DONE, report)
@@ -306,7 +303,6 @@ class _Server:
     def _on_message(self, name: str, message: Message | None) -> None:
         if name == "driver":
             if message is None or message.kind is Kind.STOP:
-                self._stopped_by_driver = True
                 self._engine.interrupt()
         elif message is None:
             raise DsspBenchError("the evaluator died")
