@@ -12,7 +12,8 @@ from rich.text import Text
 
 from dssp_bench.cli.compose import Job, launch
 from dssp_bench.cli.errors import FAILED, INTERRUPTED, USAGE, problem_line, show_error
-from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.errors import ConfigurationError, DsspBenchError
+from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.experiment.spec import RunSpec, build_spec
 
 
@@ -27,6 +28,8 @@ def run(arguments: Sequence[str]) -> int:
     if launched.is_sweep:
         _report_sweep(results, Console(highlight=False))
     if launched.interrupted:
+        done = f" after {len(results)} of its runs" if launched.is_sweep else ""
+        Console(stderr=True, highlight=False).print(f"interrupted{done}", style="yellow")
         return INTERRUPTED
     if all(result.ok for result in results):
         return 0
@@ -58,7 +61,7 @@ class JobRunner:
 
     def check(self, job: Job) -> None:
         """Raise ConfigurationErrors if the configuration cannot work."""
-        build_spec(job.config, job.choices)
+        make_spec(job)
 
     def run(self, job: Job) -> JobResult:
         """Run one experiment; in a sweep nothing that goes wrong with it is raised."""
@@ -94,10 +97,20 @@ class JobRunner:
 def make_spec(job: Job) -> RunSpec:
     """The specification of a job, with tags that say where it came from."""
     spec = build_spec(job.config, job.choices)
+    if isinstance(spec.engine, ReplayOptions):
+        _refuse_what_the_record_says(job.overrides)
     tags = {"command": job.command}
     if job.sweep is not None:
         tags |= {"sweep": job.sweep, "job": str(job.number)}
     return replace(spec, tags=tags)
+
+
+def _refuse_what_the_record_says(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key.partition(".")[0] not in ("engine", "runs_dir", "tracking", "hydra"):
+            hint = "a replay takes everything but the engine from the record"
+            raise ConfigurationError(key, "has no place in a replay", hint)
 
 
 def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
@@ -108,7 +121,7 @@ def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
         from dssp_bench.experiment.figures import Figures
 
         watchers.append(Figures())
-    if spec.tracking.mlflow:
+    if spec.tracking.mlflow and not isinstance(spec.engine, ReplayOptions):  # it would be the same curve again
         from dssp_bench.experiment.mlflow_log import MlflowLog
 
         watchers.append(MlflowLog())
@@ -130,6 +143,8 @@ def _announce(job: Job) -> None:
 def _report_sweep(results: Sequence[JobResult], console: Console) -> None:
     """A row per run, and a line that names those that failed."""
     failed = [result for result in results if not result.ok]
+    if not results:
+        return
     if len(failed) < len(results):
         console.print(_table(results))
     if failed:

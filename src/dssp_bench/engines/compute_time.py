@@ -45,6 +45,11 @@ class Jitter(BaseModel):
     factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     slow_state: SlowState | None = None
 
+    @property
+    def varies(self) -> bool:
+        """Whether it does anything."""
+        return self.kind != "constant" or self.slow_state is not None
+
     def stream(self, seed: int) -> Iterator[float]:
         """An endless stream of factors that depends on nothing but the seed."""
         blocks = self._blocks(np.random.Generator(np.random.Philox(seed)))

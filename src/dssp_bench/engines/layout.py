@@ -168,6 +168,11 @@ class ClusterLayout(_Part):
         return factor
 
     @property
+    def has_jitter(self) -> bool:
+        """Whether any worker's times vary by themselves."""
+        return any(worker.jitter.varies for worker in self.workers)
+
+    @property
     def has_costs(self) -> bool:
         """Whether messages cost anything, so that their size matters."""
         return self.network != Network() or self.server.model_copy(update={"device": "auto"}) != Server()

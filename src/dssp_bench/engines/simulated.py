@@ -120,6 +120,4 @@ class SimulatedEngine(Engine):
 
     def _noise_of(self, worker: WorkerId, seed: int) -> Iterator[float] | None:
         jitter = self._layout.workers[worker].jitter
-        if jitter.kind == "constant" and jitter.slow_state is None:
-            return None
-        return jitter.stream(stream_seed(seed, "iteration time", worker))
+        return jitter.stream(stream_seed(seed, "iteration time", worker)) if jitter.varies else None

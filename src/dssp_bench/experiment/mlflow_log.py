@@ -192,27 +192,44 @@ def _open_store(client_class: Any, runs_dir: Path) -> tuple[Any, str]:
     runs_dir.mkdir(parents=True, exist_ok=True)
     path = database(runs_dir)
     with _locked(runs_dir / ".mlflow.lock"):
-        fresh = not path.exists()
+        if not path.exists():
+            _make_database(client_class, path)
         uri = f"sqlite:///{path}"
         client = client_class(uri, uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             artifacts = (runs_dir / "artifacts").as_uri()
             experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts))
-        if fresh:
-            _let_readers_and_a_writer_work_at_once(path)
         if VIEW_TAG not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, comparison_view(round(time.time() * 1000)))
     return client, experiment.experiment_id
 
 
 def end_stale_runs(client: Any, experiment: str) -> None:
-    """Mark as KILLED what still says RUNNING although its process, on this machine, is gone."""
+    """End what still says RUNNING although its process, on this machine, is gone: as its summary says, or as KILLED."""
     mine = f"attributes.status = 'RUNNING' and tags.`dssp.host` = '{platform.node()}'"
     for run in client.search_runs([experiment], mine):
         pid = run.data.tags.get("dssp.pid", "")
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            client.set_terminated(run.info.run_id, "KILLED")
+            client.set_terminated(run.info.run_id, _true_status(Path(run.data.tags.get("dssp.folder", ""))))
+
+
+def _true_status(folder: Path) -> str:
+    try:
+        status = str(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"]).upper()
+    except (OSError, ValueError, KeyError, TypeError):
+        return "KILLED"
+    return status if status in ("FINISHED", "FAILED") else "KILLED"
+
+
+def _make_database(client_class: Any, path: Path) -> None:
+    """Make the tables under another name first: MLflow cannot go on where it was interrupted, and refuses the file."""
+    unfinished = path.with_name(f".{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    uri = f"sqlite:///{unfinished}"
+    client_class(uri, uri).search_experiments()
+    unfinished.replace(path)
+    _let_readers_and_a_writer_work_at_once(path)
 
 
 def _import_client() -> Any:

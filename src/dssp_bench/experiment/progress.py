@@ -192,6 +192,11 @@ def final_summary(
             yield _labelled(label, text)
     for i, line in enumerate(_worker_lines(run, summary, leads)):
         yield _labelled("workers" if i == 0 else "", line)
+    if lost := summary.get("lost_workers"):
+        names = ", ".join(run.worker_names[worker] for worker in lost)
+        yield Text.assemble(
+            (f"  {'degraded':<12}", "bold red"), f"died on the way: {names}; the others went on without"
+        )
     yield _labelled("records", _short_path(run.folder))
     elsewhere = "" if run.runs_dir == default_runs_dir() else f" --runs-dir {_short_path(run.runs_dir)}"
     yield _labelled("", f"`dssp-bench ui{elsewhere}` shows all runs")
@@ -205,7 +210,8 @@ def brief_summary(
         shares = [share for share in (summary.get("waiting_share") or {}).values() if share is not None]
         waiting = f"waiting {sum(shares) / len(shares):.0%}" if shares else ""
         facts = dict(_facts(run, summary))
-        parts = [facts["accuracy"], facts["time"].partition(",")[0], waiting, _short_path(run.folder)]
+        lost = "DEGRADED: workers died" if summary.get("lost_workers") else ""
+        parts = [facts["accuracy"], facts["time"].partition(",")[0], waiting, lost, _short_path(run.folder)]
         yield Text("  " + "  ".join(part for part in parts if part))
 
 
@@ -231,6 +237,9 @@ def _facts(run: RunInfo, summary: Mapping[str, Any]) -> Iterator[tuple[str, str]
     yield "throughput", ", ".join(f"{rate:.1f} {unit}" for rate, unit in rates if rate is not None)
     counts = [f"{summary[key]} {key}" for key in ("pushes", "updates", "grants") if summary.get(key) is not None]
     yield "counts", ", ".join(counts)
+    if summary.get("replayed") and summary.get("different_rows") is not None:
+        same = not any(summary["different_rows"].values())
+        yield "replayed", f"{summary['replayed']}: {'every decision is' if same else 'not every decision is'} the same"
     yield "schedule", f"on the clock of {clock}" if (clock := summary.get("learning_rate_clock")) else ""
     mean, p99 = summary.get("mean_staleness"), summary.get("p99_staleness")
     yield "staleness", "" if mean is None else f"{mean:.2f} mean" + ("" if p99 is None else f", {p99:g} p99")

@@ -15,6 +15,7 @@ from typing import Any
 from dssp_bench.analysis.summary import summarise
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
+from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, start_fork_server, transports
 from dssp_bench.engines.options import LocalOptions, ReplayOptions, SimulatedOptions
 from dssp_bench.experiment.environment import environment
@@ -23,12 +24,13 @@ from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
 from dssp_bench.experiment.spec import RunSpec
-from dssp_bench.experiment.termination import termination_as_interrupt
+from dssp_bench.experiment.termination import interrupt_deferred, termination_as_interrupt
 from dssp_bench.experiment.virtual import run_in_virtual_time
 from dssp_bench.experiment.watcher import RunInfo, Status, Watcher
 from dssp_bench.experiment.watchers import Watchers
 from dssp_bench.records.files import write_json, write_yaml
 from dssp_bench.records.reader import RunRecords
+from dssp_bench.records.writer import complete
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +82,8 @@ class _Run(ABC):
         """Carry it out and conclude, whatever happens; KeyboardInterrupt is raised again."""
         with termination_as_interrupt():
             status, error = self._carried_out()
-            result = self._conclude(status, error)
+            with interrupt_deferred():
+                result = self._conclude(status, error)
         if status == "killed":
             raise KeyboardInterrupt
         return result
@@ -99,6 +102,7 @@ class _Run(ABC):
     def _conclude(self, status: Status, error: str) -> RunResult:
         records, summary = None, None
         try:
+            complete(self.folder)
             records = RunRecords.open(self.folder)
             summary = self._summary(records, status, error)
             write_json(self.folder / "summary.json", summary)
@@ -139,6 +143,7 @@ class _Training(_Run):
             extra["devices"] = {"server": server_device(layout), "workers": devices(layout)}
         if isinstance(spec.engine, LocalOptions):
             _check_count(len(layout.workers))
+            _warn_of_what_is_virtual(layout)
             extra["transport"] = transports(layout)
         return _describe(spec, new_folder(spec), extra, self._plan.total_pushes)
 
@@ -186,6 +191,17 @@ def _check_count(workers: int) -> None:
             "cluster.workers",
             f"{workers} workers are more than the local engine starts, which is {MOST_WORKERS}",
             "engine=simulated takes any number",
+        )
+
+
+def _warn_of_what_is_virtual(layout: ClusterLayout) -> None:
+    """Say which parts of a layout real processes take no notice of."""
+    ignored = [
+        name for name, acts in (("jitter", layout.has_jitter), ("network and server costs", layout.has_costs)) if acts
+    ]
+    if ignored:
+        _log.warning(
+            "%s of this cluster act in virtual time only; real processes have their own", " and ".join(ignored)
         )
 
 

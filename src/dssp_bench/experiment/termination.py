@@ -7,6 +7,31 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def interrupt_deferred() -> Iterator[None]:
+    """While inside, the first Ctrl-C waits for the end; the second does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting = False
+
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal waiting
+        if waiting:
+            raise KeyboardInterrupt
+        waiting = True
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def termination_as_interrupt(*also: signal.Signals) -> Iterator[None]:
     """While inside, SIGTERM, SIGHUP and those named raise KeyboardInterrupt, also where Ctrl-C is set to be ignored.
 

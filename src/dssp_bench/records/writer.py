@@ -137,6 +137,14 @@ def consolidate(folder: Path) -> None:
         (folder / f"{name}.arrows").unlink(missing_ok=True)
 
 
+def complete(folder: Path) -> None:
+    """Leave the finished files in a run's folder, whatever stands there: nothing, streams of a killed run, or these."""
+    if any((folder / f"{name}.arrows").exists() for name in STREAMS):
+        consolidate(folder)
+    elif not all((folder / f"{name}.parquet").exists() for name in TABLES):
+        RecordWriter(folder).close()
+
+
 def _write_parquet(table: pa.Table, late: Late | None, path: Path) -> None:
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
         for start in range(0, table.num_rows, ROWS_PER_GROUP):
