@@ -305,3 +305,31 @@ def test_showing_the_configuration_imports_neither_torch_nor_pandas() -> None:
 
 def test_the_version_is_shown() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("dssp-bench 0.")
+
+
+def test_a_replay_takes_everything_but_the_engine_from_the_record(run: Run, runs: FakeRuns) -> None:
+    result = run("engine=replay engine.run=somewhere paradigm=asp")
+    assert result.exit_code == 2
+    assert "paradigm: has no place in a replay" in result.stderr
+    assert run("engine=replay engine.run=somewhere").exit_code == 0
+
+
+def test_a_sweep_that_cannot_write_where_its_runs_go_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["run", "-m", "seed=1,2", f"runs_dir={tmp_path}/file"])
+    assert (result.exit_code, "runs_dir: cannot write to" in result.stderr) == (2, True)
+
+
+SHOWN = [
+    line.strip().partition("#")[0]
+    for page in (CONF.parent / "README.md", CONF / "config.yaml")
+    for line in page.read_text(encoding="utf-8").splitlines()
+    if line.strip().startswith("dssp-bench run ") and "[" not in line.partition("cluster.workers")[0]
+]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_every_command_that_is_shown_can_be_typed(line: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    result = run(line.removeprefix("dssp-bench run "))
+    assert result.exit_code == 0, result.stderr

@@ -9,7 +9,6 @@ from dssp_bench.cli.compose import compose_job
 from dssp_bench.cli.errors import UsageError
 from dssp_bench.cli.hydra_errors import config_dir
 from dssp_bench.core.errors import ConfigurationError
-from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.experiment.spec import ConfigurationErrors, RunSpec, build_spec
 
 GROUPS = sorted(folder.name for folder in config_dir().iterdir() if folder.is_dir() and folder.name != "hydra")
@@ -68,18 +67,6 @@ def test_the_list_of_workers_can_be_replaced_and_one_of_them_changed() -> None:
     replaced = built("cluster.workers=[{slowdown: 1.0},{slowdown: 1.7}]", "cluster.iteration_s=1.0").cluster
     assert [worker.slowdown for worker in replaced.workers] == [1.0, 1.7]
     assert built("cluster.workers.1.slowdown=4", "cluster.workers.0.device=cpu").cluster.workers[1].slowdown == 4
-
-
-def test_the_paper_cluster_has_the_published_iteration_times() -> None:
-    layout = built("cluster=paper_homogeneous").cluster
-    assert isinstance(layout, ClusterLayout)
-    assert layout.keys is not None
-    assert layout.iteration_s is not None
-    receive, update, reply = (cost / 1e9 for cost in layout.server.costs(layout.keys))
-    bsp = layout.iteration_s + 4 * receive + update + 4 * reply
-    asynchronous = 4 * (receive + update + reply)
-    assert bsp == pytest.approx(0.149, abs=0.001)
-    assert asynchronous == pytest.approx(0.219, abs=0.002)
 
 
 def test_an_unknown_option_is_refused_with_the_nearest() -> None:

@@ -272,7 +272,7 @@ def test_the_papers_cluster_takes_the_papers_time_per_iteration(paradigm: Paradi
     cluster = ClusterLayout(**yaml.safe_load(file.read_text(encoding="utf-8")))
     iteration, keys = round((cluster.iteration_s or 0) * SECOND), cluster.keys or 0
     run = Simulated(paradigm, cluster, iteration=iteration, keys=keys, pushes=4000)
-    assert run.duration / 1000 == pytest.approx(milliseconds * MILLISECOND, rel=0.05)
+    assert run.duration / 1000 == pytest.approx(milliseconds * MILLISECOND, rel=0.01)
 
 
 def test_the_ratio_of_the_papers_pair_gives_its_number_of_updates_per_iteration_of_the_slow_worker() -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import zlib
@@ -202,6 +203,32 @@ def test_a_run_whose_process_is_gone_is_ended(runs: Path, monkeypatch: pytest.Mo
     end_stale_runs(*open_store(runs))
     assert logged(runs, "20260101-120000-000005-stale")[1].info.status == "KILLED"
     assert logged(runs, "20260101-120000-000006-alive")[1].info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("summary", "status"), [('{"status": "finished"}', "FINISHED"), ("{", "KILLED")])
+def test_a_run_whose_process_died_after_its_summary_ends_as_that_says(
+    summary: str, status: str, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    info = describe(runs, f"20260101-120000-000007-{status}")
+    info.folder.mkdir(parents=True, exist_ok=True)
+    (info.folder / "summary.json").write_text(summary)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: gone.pid)
+        MlflowLog().start(info)
+    end_stale_runs(*open_store(runs))
+    assert logged(runs, info.name)[1].info.status == status
+
+
+def test_a_database_that_was_interrupted_in_the_making_is_made_anew(tmp_path: Path) -> None:
+    """MLflow itself refuses such a file for ever."""
+    with sqlite3.connect(tmp_path / ".mlflow.db.new") as half_made:
+        half_made.execute("CREATE TABLE trace_metrics (x)")
+    half_made.close()
+    client, experiment = open_store(tmp_path)
+    assert client.create_run(experiment).info.status == "RUNNING"
+    assert not (tmp_path / ".mlflow.db.new").exists()
 
 
 FIRST_USER = """

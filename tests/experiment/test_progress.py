@@ -164,6 +164,17 @@ class TestSummary:
             "              `dssp-bench ui --runs-dir /runs` shows all runs",
         ]
 
+    def test_a_run_that_lost_a_worker_says_so(self) -> None:
+        lost = SUMMARY | {"lost_workers": [1]}
+        assert "  degraded    slow died on the way; the others went on" in self.finished(lost)
+        assert "DEGRADED" in self.finished(lost, brief=True)[0]
+
+    def test_a_replay_says_whether_the_record_still_decides_the_same(self) -> None:
+        replayed = SUMMARY | {"replayed": "/runs/old", "different_rows": {"pushes": 0, "updates": 0}}
+        assert "  replayed    /runs/old: every decision is the same" in self.finished(replayed)
+        replayed["different_rows"] = {"pushes": 2, "updates": 0}
+        assert "  replayed    /runs/old: not every decision is the same" in self.finished(replayed)
+
     def test_what_is_not_known_is_left_out(self) -> None:
         lines = self.finished({}, "worker 1 died", status="failed")
         assert lines[0] == "failed dssp on hetero, mlp on digits, local engine, seed 1: worker 1 died"

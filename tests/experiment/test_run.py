@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,35 @@ def test_trouble_in_a_network_does_not_reach_a_run_in_this_process_untold(tmp_pa
     result = run(spec(tmp_path, model=troubled(raises_at=2)))
     assert result.status == "failed"
     assert result.error.endswith("ArithmeticError: the network is in trouble")
+
+
+def test_ctrl_c_when_all_is_over_but_the_writing_lets_everybody_finish(tmp_path: Path) -> None:
+    class Interrupting(Watched):
+        def finish(self, *arguments: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            super().finish(*arguments)
+
+    first, second = Interrupting(), Watched()
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(tmp_path), [first, second])
+    assert [status for watched in (first, second) for status, *_ in watched.finished] == ["finished", "finished"]
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"runs_dir: cannot write to .*file"):
+        run(spec(tmp_path / "file"))
+
+
+def test_epochs_of_timing_alone_need_examples_for_every_worker_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="8 is more than the 2 training examples of each worker"):
+        run(spec(tmp_path, engine="timing", cluster={"workers": HETERO, "count": 100}))
+
+
+@pytest.mark.processes
+def test_what_acts_in_virtual_time_only_is_named_when_real_processes_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = [{"device": "cpu", "jitter": "shared"}]
+    run(spec(tmp_path, engine="local", cluster={"workers": workers, "network": {"latency_s": 0.1}}))
+    assert "this cluster's jitter and costs of network and server act in virtual time only" in caplog.text

@@ -183,6 +183,17 @@ def test_there_is_no_accuracy_without_training() -> None:
     assert problem(engine=simulated, stop__target_accuracy=0.9)[0] == "stop.target_accuracy"
 
 
+def test_real_workers_can_be_slowed_down_only() -> None:
+    assert problem(cluster__workers__1__slowdown=0.5)[:2] == (
+        "cluster.workers.1.slowdown",
+        "must be at least 1, got 0.5",
+    )
+    event = {"worker": 0, "at_s": 1, "slowdown": 0.5}
+    assert problem(cluster__events=[event])[0] == "cluster.events.0.slowdown"
+    simulated = {"_target_": "dssp_bench.engines.options.SimulatedOptions"}
+    assert build_spec(changed(engine=simulated, cluster__workers__1__slowdown=0.5))
+
+
 class TestRunsDir:
     def test_in_a_checkout_it_is_the_checkouts(self) -> None:
         assert default_runs_dir() == Path(dssp_bench.__file__).resolve().parents[2] / "runs"

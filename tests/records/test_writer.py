@@ -21,7 +21,7 @@ from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import EVALUATIONS, GRANTS, PUSHES, TABLES, UPDATES
-from dssp_bench.records.writer import FLUSH_EVERY_S, ROWS_PER_FLUSH, RecordWriter, consolidate
+from dssp_bench.records.writer import FLUSH_EVERY_S, ROWS_PER_FLUSH, RecordWriter, complete, consolidate
 from tests.records import fake_run
 
 MERGING = SSP(threshold=1, held_gradients="merge_mean")
@@ -241,3 +241,21 @@ def test_a_killed_run_can_be_made_a_finished_one(tmp_path: Path) -> None:
     after = RunRecords.open(tmp_path)
     assert after.finished
     pd.testing.assert_frame_equal(before, after.pushes)
+
+
+def test_a_folder_without_records_is_completed_with_empty_ones(tmp_path: Path) -> None:
+    complete(tmp_path)
+    assert RunRecords.open(tmp_path).finished
+    assert len(RunRecords.open(tmp_path).pushes) == 0
+
+
+def test_what_a_killed_run_left_is_completed_and_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    writer.on_outcome(Outcome(0, push(0, 1)), [])
+    writer.flush()
+    complete(tmp_path)
+    assert RunRecords.open(tmp_path).finished
+    before = (tmp_path / "pushes.parquet").stat().st_mtime_ns
+    complete(tmp_path)
+    assert (tmp_path / "pushes.parquet").stat().st_mtime_ns == before
+    assert len(RunRecords.open(tmp_path).pushes) == 1

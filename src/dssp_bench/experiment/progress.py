@@ -194,9 +194,7 @@ def final_summary(
         yield _labelled("workers" if i == 0 else "", line)
     if lost := summary.get("lost_workers"):
         names = ", ".join(run.worker_names[worker] for worker in lost)
-        yield Text.assemble(
-            (f"  {'degraded':<12}", "bold red"), f"died on the way: {names}; the others went on without"
-        )
+        yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{names} died on the way; the others went on")
     yield _labelled("records", _short_path(run.folder))
     elsewhere = "" if run.runs_dir == default_runs_dir() else f" --runs-dir {_short_path(run.runs_dir)}"
     yield _labelled("", f"`dssp-bench ui{elsewhere}` shows all runs")

@@ -196,13 +196,9 @@ def _check_count(workers: int) -> None:
 
 def _warn_of_what_is_virtual(layout: ClusterLayout) -> None:
     """Say which parts of a layout real processes take no notice of."""
-    ignored = [
-        name for name, acts in (("jitter", layout.has_jitter), ("network and server costs", layout.has_costs)) if acts
-    ]
-    if ignored:
-        _log.warning(
-            "%s of this cluster act in virtual time only; real processes have their own", " and ".join(ignored)
-        )
+    parts = {"jitter": layout.has_jitter, "costs of network and server": layout.has_costs}
+    if ignored := " and ".join(name for name, acts in parts.items() if acts):
+        _log.warning("this cluster's %s act in virtual time only; real processes have their own", ignored)
 
 
 def _with_seconds(membership: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
