@@ -42,7 +42,8 @@ def test_a_kill_and_a_closed_terminal_are_as_ctrl_c_even_where_that_is_ignored(n
 
 def test_who_asked_to_outlive_the_terminal_does() -> None:
     with handled(signal.SIGHUP, signal.SIG_IGN), termination_as_interrupt():
-        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # would raise
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_afterwards_everything_is_as_before() -> None:

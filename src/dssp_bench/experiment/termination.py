@@ -2,33 +2,10 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-
-@contextmanager
-def interrupt_deferred() -> Iterator[None]:
-    """While inside, the first Ctrl-C waits for the end; the second does not."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting = False
-
-    def interrupt(_number: int, _frame: object) -> None:
-        nonlocal waiting
-        if waiting:
-            raise KeyboardInterrupt
-        waiting = True
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if waiting:
-        raise KeyboardInterrupt
+Handler = Callable[[int, object], None]
 
 
 @contextmanager
@@ -37,19 +14,40 @@ def termination_as_interrupt(*also: signal.Signals) -> Iterator[None]:
 
     A SIGHUP that is ignored (nohup) stays so. Outside the main thread, where no signal arrives, nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = [signal.SIGTERM, *also]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with _handled(interrupt, [signal.SIGTERM, *also, *([] if stays else [signal.SIGHUP])]):
+        yield
+
+
+@contextmanager
+def interrupt_deferred() -> Iterator[None]:
+    """While inside, the first Ctrl-C waits for the end; the second does not."""
+    waiting = False
+
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal waiting
+        if waiting:
+            raise KeyboardInterrupt
+        waiting = True
+
+    with _handled(interrupt, [signal.SIGINT, signal.SIGTERM]):
+        yield
+    if waiting:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _handled(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
