@@ -65,7 +65,7 @@ class Worker:
 
 
 def _generator(device: torch.device) -> torch.Generator:
-    """What layers on this device draw from; torch.manual_seed would seed all devices, at 50 times the cost."""
+    """What layers on this device draw from; torch.manual_seed would seed all devices, which takes long."""
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         return torch.cuda.default_generators[device.index or 0]
