@@ -71,8 +71,8 @@ class _Conversation:
                 message = self._local.message(1 / _PAGES_PER_S)
                 if message is not None and message.kind is Kind.DONE:
                     return self._report(message)
+                self._watchers.progress(self._local.page())  # first, so that news meet a page that knows of them
                 self._heard(message)
-                self._watchers.progress(self._local.page())
                 if (began := time.monotonic()) >= records_due:
                     self._watchers.records(self._folder)
                     took = time.monotonic() - began
