@@ -122,7 +122,7 @@ def test_events_that_cannot_happen_are_refused(events: list[dict[str, Any]], wor
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
-    refusal(**fields)
+    assert refusal(**fields)
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------

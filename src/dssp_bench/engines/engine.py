@@ -32,11 +32,6 @@ class Engine(ABC):
     def dismiss(self, worker: WorkerId) -> None:
         """Tell a worker that it has done its share."""
 
-    @property
-    @abstractmethod
-    def now(self) -> Nanoseconds:
-        """The engine's clock."""
-
     @abstractmethod
     def close(self) -> None:
         """Stop all workers and give everything back; called once, whatever happened."""

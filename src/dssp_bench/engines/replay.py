@@ -14,22 +14,13 @@ class ReplayEngine(Engine):
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = iter(events)
-        self._now = 0
-
-    @property
-    def now(self) -> Nanoseconds:
-        """The recorded moment of the latest event."""
-        return self._now
 
     def start(self) -> None:
         """Nothing to start."""
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next recorded event."""
-        event = next(self._events, None)
-        if event is not None:
-            self._now = event.at
-        return event
+        return next(self._events, None)
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Nobody to deliver to."""

@@ -1,8 +1,8 @@
 """Writes a run's records as the run goes: rows gather in lists, and are converted and appended in bulk.
 
 While the run goes on the rows are in Arrow IPC streams, which can be read up to their last whole batch at any moment, a
-kill included. `close` turns them into Parquet files whose bytes depend on the rows alone. What is not yet flushed when
-the process is killed is lost: at most `ROWS_PER_FLUSH` pushes, and what came within a second of the latest one.
+kill included. `close` turns them into Parquet files whose bytes depend on the rows alone. A kill loses what came after
+the latest flush; the first row that comes `FLUSH_EVERY_S` after one makes the next, so that is at most a second's.
 Only `close` forces data to disk; until then a crash of the machine, unlike one of the process, may cost more.
 
 Not thread-safe: the server's thread owns the writer.

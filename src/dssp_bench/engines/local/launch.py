@@ -61,21 +61,15 @@ class LocalJob:
 def devices(layout: ClusterLayout) -> list[str]:
     """Where each worker computes: as the layout says, and by turns on all GPUs (or on the CPU) where it says auto."""
     gpus = torch.cuda.device_count()
-    chosen = []
-    for worker, described in enumerate(layout.workers):
-        device = described.device
-        if device == "auto":
-            device = f"cuda:{worker % gpus}" if gpus else "cpu"
-        chosen.append(device)
-    return chosen
+    by_turns = [f"cuda:{worker % gpus}" if gpus else "cpu" for worker in range(len(layout.workers))]
+    chosen = [worker.device for worker in layout.workers]
+    return [turn if device == "auto" else device for device, turn in zip(chosen, by_turns, strict=True)]
 
 
 def server_device(layout: ClusterLayout) -> str:
     """Where the weights live: as the layout says, or where the first worker computes."""
     device = layout.server.device
-    if device == "auto":
-        return devices(layout)[0]
-    return device
+    return devices(layout)[0] if device == "auto" else device
 
 
 def transports(layout: ClusterLayout) -> list[str]:
