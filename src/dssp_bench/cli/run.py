@@ -115,17 +115,9 @@ def _refuse_what_the_record_says(overrides: Sequence[str]) -> None:
 
 def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
     from dssp_bench.experiment.progress import choose  # with pandas, which `--cfg` and errors do without
+    from dssp_bench.experiment.tracking import tracking
 
-    watchers: list[Any] = [choose(_console(), brief=in_sweep)]
-    if spec.tracking.figures:
-        from dssp_bench.experiment.figures import Figures
-
-        watchers.append(Figures())
-    if spec.tracking.mlflow and not isinstance(spec.engine, ReplayOptions):  # it would be the same curve again
-        from dssp_bench.experiment.mlflow_log import MlflowLog
-
-        watchers.append(MlflowLog())
-    return watchers
+    return [choose(_console(), brief=in_sweep), *tracking(spec)]
 
 
 def _console() -> Console:

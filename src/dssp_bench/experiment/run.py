@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import dssp_bench
+from dssp_bench.analysis.arms import fingerprint
 from dssp_bench.analysis.summary import summarise
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
@@ -121,6 +123,7 @@ class _Run(ABC):
             startup_s=startup_seconds(self.began, report),
             targets=[] if target is None else [target],
         )
+        summary["configuration"] = fingerprint(self.spec.config, dssp_bench.__version__)
         summary["lost_workers"] = report.get("lost_workers", [])
         summary["membership"] = _with_seconds(report.get("membership"))
         summary |= {key: report[key] for key in ("replayed", "different_rows") if key in report}
