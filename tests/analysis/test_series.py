@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dssp_bench.analysis import series
+from dssp_bench.analysis.series import Series
 from dssp_bench.analysis.waiting import lives
 from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
@@ -73,3 +75,57 @@ def test_there_are_never_more_windows_than_pushes(tmp_path: Path) -> None:
     pushes = fake_run.finished(tmp_path, ASP(), pushes=7).pushes
     assert len(series.moments(pushes)) == 7
     assert len(series.moments(pushes.iloc[:0])) == 0
+
+
+RAMP = Series(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.1, 0.5, 0.4, 0.9]))
+LATER = Series(np.array([1.0, 2.0, 5.0]), np.array([0.2, 0.4, 0.6]))
+
+
+def test_the_mean_of_curves_is_taken_point_by_point_over_moments_and_values() -> None:
+    mean = series.mean([RAMP, LATER])
+    assert mean.at_s.tolist() == [0.5, 1.5, 3.5]
+    assert mean.value.tolist() == pytest.approx([0.15, 0.45, 0.5])
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_while_all_curves_last() -> None:
+    band = series.band([RAMP, LATER], points=3)
+    assert band.at_s.tolist() == [1.0, 2.0, 3.0]
+    assert band.low.tolist() == pytest.approx([0.2, 0.4, 0.4 + 0.2 / 3])
+    assert band.high.tolist() == pytest.approx([0.5, 0.4, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([0.1, 0.1, 0.1], [(0, 0.1), (2, 0.1)]),
+        ([0.1, 0.1, 0.01, 0.01], [(0, 0.1), (2, 0.01), (3, 0.01)]),
+        ([0.1, 0.01], [(0, 0.1), (1, 0.01)]),
+        ([], []),
+    ],
+)
+def test_of_the_learning_rate_only_its_changes_and_its_end_are_kept(
+    rates: list[float], expected: list[tuple[float, float]]
+) -> None:
+    updates = pd.DataFrame({"at_s": np.arange(len(rates), dtype=float), "learning_rate": np.array(rates, float)})
+    curve = series.learning_rate(updates)
+    assert list(zip(curve.at_s.tolist(), curve.value.tolist(), strict=True)) == expected
+
+
+def test_a_learning_rate_that_always_changes_is_thinned_between_its_ends() -> None:
+    updates = pd.DataFrame({"at_s": np.arange(1000.0), "learning_rate": 1 / np.arange(1.0, 1001.0)})
+    curve = series.learning_rate(updates, points=50)
+    assert len(curve.at_s) == 50
+    assert (curve.at_s[0], curve.at_s[-1]) == (0.0, 999.0)
+
+
+def test_quantiles_are_values_that_occur() -> None:
+    times = series.counts(np.array([5, 0, 0, 7, 5, 5, 5, 5, 5, 100]))
+    assert times == {0: 2, 5: 6, 7: 1, 100: 1}
+    assert series.quantiles(times, (0, 0.2, 0.21, 0.5, 0.8, 0.9, 0.99, 1)) == [0, 0, 5, 5, 5, 7, 100, 100]
+
+
+def test_accuracy_can_be_followed_over_epochs_and_updates(tmp_path: Path) -> None:
+    evaluations = fake_run.finished(tmp_path, BSP(), pushes=40).evaluations
+    over_time, over_epochs = series.accuracy(evaluations), series.accuracy(evaluations, over="epoch")
+    assert over_epochs.at_s.tolist() == evaluations["epoch"].tolist()
+    assert over_epochs.value.tolist() == over_time.value.tolist()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class Heard(BatchProgress):
         self.events.append((error or "done", item.label))
 
 
-def timing(runs_dir: Path, paradigm: str, **changes: object) -> Item:
+def timing(runs_dir: Path, paradigm: str, **changes: Any) -> Item:
     return Item(paradigm, spec(runs_dir, paradigm, "timing", **changes))
 
 

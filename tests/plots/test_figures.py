@@ -15,10 +15,11 @@ from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.plots import figures
-from dssp_bench.plots.of_run import activities, of_run, opening
-from dssp_bench.plots.style import _apart, save
+from dssp_bench.plots.of_run import activities, of_run, opening, worker_names
+from dssp_bench.plots.style import _apart
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.writer import RecordWriter
+from tests.plots import fake_arms
 from tests.records import fake_run
 
 OF_ANY_RUN = {"accuracy", "throughput", "lead", "lead_at_first", "staleness", "waiting", "timeline"}
@@ -36,17 +37,17 @@ def test_a_run_has_a_figure_of_everything_that_it_has(
     made = of_run(records)
     assert set(made) == OF_ANY_RUN | (set() if isinstance(paradigm, ASP) else {"threshold"})
     for name, figure in made.items():
-        save(figure, tmp_path / f"{name}.png")
+        figure.draw_without_rendering()
         assert figure.axes[0].get_xlabel(), name
 
 
 def test_figures_are_saved_under_the_run(tmp_path: Path) -> None:
     records = fake_run.finished(tmp_path, DSSP(3, 15))
-    files = plots.save_all(records, tmp_path, svg=True)
+    files = plots.save_all(records, tmp_path)
     assert sorted(files) == sorted((tmp_path / "figures").iterdir())
     assert {path.suffix for path in files} == {".png", ".svg"}
     before = {path: path.read_bytes() for path in files}
-    plots.save_all(records, tmp_path, svg=True)
+    plots.save_all(records, tmp_path)
     assert before == {path: path.read_bytes() for path in files}
 
 
@@ -55,13 +56,29 @@ def test_a_run_that_ended_at_once_has_no_figures(tmp_path: Path) -> None:
     assert plots.save_all(RunRecords.open(tmp_path), tmp_path) == []
 
 
-def test_lines_of_several_runs_are_named_where_they_end() -> None:
-    curve = Series(np.array([0.0, 10.0]), np.array([0.1, 0.9]))
-    figure = figures.accuracy_over_time({"BSP": curve, "DSSP": curve}, target=0.8)
-    texts = {text.get_text() for text in figure.axes[0].texts}
-    assert texts == {"BSP", "DSSP", "target 80 %"}
-    assert figure.axes[0].get_xlabel() == "time (s)"
-    assert figure.axes[0].get_ylabel() == "test accuracy (%)"
+def test_a_run_of_a_known_engine_has_named_workers_and_virtual_seconds(tmp_path: Path) -> None:
+    made = of_run(fake_arms.finished(tmp_path / "run", DSSP(3, 15)))
+    assert {
+        figure.axes[0].get_xlabel() for name, figure in made.items() if name in ("accuracy", "lead", "threshold")
+    } == {"time (virtual s)"}
+    assert {text.get_text() for text in made["lead"].axes[0].texts} == {"fast", "slow"}
+    assert [label.get_text() for label in made["timeline"].axes[0].get_yticklabels()] == ["fast", "slow"]
+
+
+def test_workers_have_numbers_where_names_are_missing_or_equal(tmp_path: Path) -> None:
+    records = fake_run.finished(tmp_path, BSP())
+    assert worker_names(records) == ()
+    records.config["cluster"] = {"workers": [{"name": "a"}, {"name": "a"}]}
+    assert worker_names(records) == ()
+    records.config["cluster"] = {"workers": [{"name": "a"}, {"name": "b"}], "count": 3}
+    assert worker_names(records) == ("a", "b", "a_2")
+
+
+def test_of_many_workers_only_the_extremes_are_named() -> None:
+    leads = {f"worker {w}": Series(np.array([0.0, 9.0]), np.array([0.0, float(w)])) for w in range(40)}
+    axes = figures.lead_over_time(leads).axes[0]
+    assert {text.get_text() for text in axes.texts} == {"worker 39", "worker 0"}
+    assert len(axes.lines) == 2
 
 
 def test_labels_that_would_overlap_move_apart_and_stay_inside() -> None:

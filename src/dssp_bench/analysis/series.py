@@ -1,6 +1,6 @@
 """A run over time, in few enough points to draw or log. Times are seconds on the engine's clock."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +22,45 @@ class Series(NamedTuple):
     value: Floats
 
 
-def accuracy(evaluations: pd.DataFrame) -> Series:
-    """The accuracy on the test set at each evaluation, 0 to 1."""
-    return _of(by_time(evaluations), "accuracy")
+class Band(NamedTuple):
+    """The lowest and the highest of several curves at common moments, arrays of equal length."""
+
+    at_s: Floats
+    low: Floats
+    high: Floats
 
 
-def loss(evaluations: pd.DataFrame) -> Series:
-    """The loss on the test set at each evaluation."""
-    return _of(by_time(evaluations), "loss")
+def accuracy(evaluations: pd.DataFrame, over: str = "at_s") -> Series:
+    """The accuracy on the test set at each evaluation, 0 to 1; over `epoch` or `version` these stand for the time."""
+    rows = by_time(evaluations)
+    return Series(rows[over].to_numpy(float), rows["accuracy"].to_numpy(float))
+
+
+def mean(curves: Sequence[Series]) -> Series:
+    """The mean of moments and values point by point, as far as the shortest curve goes.
+
+    With a point per epoch this is the average curve of the DSSP paper: it ends at the mean of the curves' ends.
+    """
+    points = min(len(curve.at_s) for curve in curves)
+    return Series(*(np.mean([part[:points] for part in parts], axis=0) for parts in zip(*curves, strict=True)))
+
+
+def band(curves: Sequence[Series], points: int = POINTS) -> Band:
+    """Where the curves lie while all of them last, straight lines drawn between their points."""
+    begin, end = max(curve.at_s[0] for curve in curves), min(curve.at_s[-1] for curve in curves)
+    at = np.linspace(begin, max(begin, end), points)
+    values = np.array([np.interp(at, *curve) for curve in curves])
+    return Band(at, values.min(axis=0), values.max(axis=0))
+
+
+def learning_rate(updates: pd.DataFrame, points: int = POINTS) -> Series:
+    """The learning rate from each of its changes on, and at the last update; of many changes evenly chosen ones."""
+    at, rate = updates["at_s"].to_numpy(float), updates["learning_rate"].to_numpy(float)
+    kept = np.flatnonzero(np.concatenate([[True], rate[1:] != rate[:-1]])[: len(at)])
+    kept = np.union1d(kept, [len(at) - 1]) if len(at) else kept
+    if len(kept) > points:
+        kept = kept[np.linspace(0, len(kept) - 1, points).astype(int)]
+    return Series(at[kept], rate[kept])
 
 
 def moments(pushes: pd.DataFrame, points: int = POINTS) -> Floats:
@@ -83,12 +114,21 @@ def threshold(pushes: pd.DataFrame, points: int = POINTS) -> dict[int, Series]:
 
 def staleness_counts(pushes: pd.DataFrame) -> dict[int, int]:
     """How many applied gradients had each staleness."""
-    values, counts = np.unique(pushes["staleness"].dropna().to_numpy(np.int64), return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return counts(pushes["staleness"].dropna().to_numpy(np.int64))
 
 
-def _of(rows: pd.DataFrame, column: str) -> Series:
-    return Series(rows["at_s"].to_numpy(float), rows[column].to_numpy(float))
+def counts(values: npt.NDArray[np.int64]) -> dict[int, int]:
+    """How often each value occurs, from the smallest value up."""
+    found, times = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), times.tolist(), strict=True))
+
+
+def quantiles(times: Mapping[int, int], shares: Sequence[float]) -> list[int]:
+    """For each share the smallest value that at least this share of all do not exceed; each of them occurs."""
+    values = sorted(times)
+    until = np.cumsum([times[value] for value in values])
+    wanted = np.searchsorted(until, np.ceil(np.asarray(shares) * until[-1]))
+    return [values[i] for i in wanted]
 
 
 def _thinned(rows: pd.DataFrame, column: str, points: int) -> Series:

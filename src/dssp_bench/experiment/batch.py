@@ -79,7 +79,7 @@ def carry_out(items: Sequence[Item], progress: BatchProgress, processes: int | N
             errors |= _Pool(virtual, progress, processes or _cores(virtual)).to_the_end()
         for item in real:
             progress.started(item)
-            error = _made(item, _Share(lambda share, item=item: progress.moved(item, share)))  # type: ignore[misc]
+            error = _made(item, _Share(lambda share, item=item: progress.moved(item, share)))
             progress.ended(item, error)
             errors |= {item.label: error} if error else {}
     return errors

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 TIME = "time (s)"
 MOST_BARS = 32
+MOST_DOTS = 60  # to a line
 HELD: dict[str, Any] = {"facecolor": "#f3c9a0", "edgecolor": "#a65a17", "hatch": "//////", "linewidth": 0.4}
+COMPUTING: dict[str, Any] = {"facecolor": "#0b3c6f", "edgecolor": "white", "linewidth": 0.7}
 
 
 class Span(NamedTuple):
@@ -34,67 +36,44 @@ class Activity(NamedTuple):
     held: Span
 
 
-def accuracy_over_time(curves: Mapping[str, Series], target: float | None = None, title: str = "") -> Figure:
-    """Test accuracy over time, a line for each run; a target is drawn across."""
-    figure, axes = style.figure(TIME, "test accuracy (%)", title or "Test accuracy")
-    percent = {name: Series(curve.at_s, 100 * curve.value) for name, curve in curves.items()}
-    if target is not None:
-        axes.axhline(100 * target, color=style.GREY, linewidth=0.9, linestyle=(0, (1, 2)))
-        where = (0.995, 100 * target)
-        look: dict[str, Any] = {"color": style.GREY, "fontsize": 8, "ha": "right", "va": "top"}
-        axes.text(*where, f"target {100 * target:g} %", transform=axes.get_yaxis_transform(), **look)
-    few = all(len(curve.at_s) <= 40 for curve in curves.values())
-    _draw_lines(axes, percent, marker="." if few else None)
+def accuracy_over_time(accuracy: Series, xlabel: str = TIME) -> Figure:
+    """Test accuracy over time."""
+    figure, axes = style.figure(xlabel, "test accuracy (%)", "Test accuracy")
+    _draw_lines(axes, {"accuracy": Series(accuracy.at_s, 100 * accuracy.value)})
+    axes.set_ylim(bottom=0)
     return figure
 
 
-def throughput_over_time(curves: Mapping[str, Series], title: str = "") -> Figure:
-    """Pushes handled per second in each window, a line for each run."""
-    figure, axes = style.figure(TIME, "pushes per second", title or "Throughput")
-    axes.set_ylim(0, 1.12 * max((np.nanmax(c.value) for c in curves.values() if len(c.value)), default=1.0))
-    _draw_lines(axes, curves)
+def throughput_over_time(throughput: Series, xlabel: str = TIME) -> Figure:
+    """Pushes handled per second in each window."""
+    figure, axes = style.figure(xlabel, "pushes per second", "Throughput")
+    _draw_lines(axes, {"throughput": throughput})
+    axes.set_ylim(bottom=0)
     return figure
 
 
-def lead_over_time(leads: Mapping[str, Series], title: str = "") -> Figure:
+def lead_over_time(leads: Mapping[str, Series], title: str = "", xlabel: str = TIME) -> Figure:
     """How far each worker is ahead of the slowest one at its pushes; of many workers only the extremes are named."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = style.figure(TIME, "lead (iterations)", title or "Lead over the slowest worker")
-    axes.set_ylim(0, 1.08 * max(1.0, *(np.nanmax(lead.value) for lead in leads.values())))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(leads) <= style.LINES:
-        _draw_lines(axes, leads)
-        return figure
-    for lead in leads.values():
-        axes.plot(lead.at_s, lead.value, color="0.75", linewidth=0.6)
-    by_mean = sorted(leads, key=lambda name: float(np.nanmean(leads[name].value)))
-    _draw_lines(axes, {name: leads[name] for name in (by_mean[-1], by_mean[0])})
+    figure, axes = style.figure(xlabel, "lead (iterations)", title or "Lead over the slowest worker")
+    _draw_iterations(axes, leads, [float(np.nanmax(lead.value)) for lead in leads.values()])
     return figure
 
 
-def staleness_histogram(counts: Mapping[str, Mapping[int, int]], title: str = "") -> Figure:
-    """Which share of the applied gradients had which staleness, bars side by side for each run."""
+def staleness_histogram(counts: Mapping[int, int], title: str = "") -> Figure:
+    """Which share of the applied gradients had which staleness."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = style.figure("staleness (updates)", "applied gradients (%)", title or "Staleness")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    largest = max((max(count, default=0) for count in counts.values()), default=0)
+    largest = max(counts, default=0)
     bin_width = largest // 60 + 1
-    starts = np.arange(0, largest + 1, bin_width)
-    for number, (name, count) in enumerate(counts.items()):
-        total, share = max(1, sum(count.values())), np.zeros(len(starts))
-        for staleness, times in count.items():
-            share[staleness // bin_width] += 100 * times / total
-        width = 0.84 * bin_width / len(counts)
-        left = starts + (bin_width - 1) / 2 + (number - (len(counts) - 1) / 2) * width
-        look = style.line(number)
-        hatch = ("", "////", "....", "xxxx")[number % 4]
-        axes.bar(left, share, width, label=name, color=look.color, hatch=hatch, edgecolor="white", linewidth=0.5)
+    share = np.zeros(largest // bin_width + 1)
+    for staleness, times in counts.items():
+        share[staleness // bin_width] += 100 * times / sum(counts.values())
+    middle = np.arange(len(share)) * bin_width + (bin_width - 1) / 2
+    axes.bar(middle, share, 0.84 * bin_width, color=style.line(0).color, edgecolor="white", linewidth=0.5)
     if bin_width > 1:
         axes.set_xlabel(f"staleness (updates, {bin_width} to a bar)")
-    if len(counts) > 1:
-        axes.legend(frameon=False)
     return figure
 
 
@@ -118,52 +97,50 @@ def waiting_bars(shares: Mapping[str, float], title: str = "") -> Figure:
     return figure
 
 
-def worker_timeline(activities: Mapping[str, Activity], window: tuple[float, float], title: str = "") -> Figure:
+def worker_timeline(
+    activities: Mapping[str, Activity], window: tuple[float, float], title: str = "", xlabel: str = TIME
+) -> Figure:
     """Who computed and who was held, within a window of time; what is blank was under way or idle."""
-    from matplotlib.patches import Patch
-
-    height = max(1.9, 1.1 + 0.36 * len(activities))
-    figure, axes = style.figure(TIME, "", title or "What the workers did", height)
-    axes.grid(visible=False, axis="y")
-    dark = style.line(0).color
-    for row, activity in enumerate(activities.values()):
-        axes.broken_barh(_within(activity.held, window), (row - 0.3, 0.6), **HELD)
-        axes.broken_barh(_within(activity.computing, window), (row - 0.3, 0.6), facecolor=dark, edgecolor="white")
-    axes.set_yticks(range(len(activities)), list(activities))
-    axes.set_ylim(len(activities) - 0.5, -0.5)
-    axes.set_xlim(*window)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    patches = [
-        Patch(facecolor=dark, label="computing"),
-        Patch(label="held", **HELD),
-    ]
-    figure.legend(handles=patches, loc="outside upper right", ncols=2, frameon=False)
+    height = max(1.8, 1.1 + 0.3 * len(activities))
+    figure, axes = style.figure(xlabel, "", title or "What the workers did", height)
+    draw_timeline(axes, activities, window)
+    style.legend(figure, timeline_handles())
     return figure
 
 
+def draw_timeline(axes: Axes, activities: Mapping[str, Activity], window: tuple[float, float]) -> None:
+    """The rows of `worker_timeline`, into axes."""
+    style.rows(axes, list(activities))
+    axes.grid(visible=False)
+    for row, activity in enumerate(activities.values()):
+        axes.broken_barh(_within(activity.held, window), (row - 0.32, 0.64), **HELD)
+        bars = _within(activity.computing, window)
+        wide = bars and np.median([length for _, length in bars]) > 0.005 * (window[1] - window[0])
+        look = COMPUTING if wide else {**COMPUTING, "edgecolor": COMPUTING["facecolor"]}  # white edges would be all
+        axes.broken_barh(bars, (row - 0.32, 0.64), **look)
+    axes.set_xlim(*window)
+
+
+def timeline_handles() -> list[Any]:
+    """What the legend of a timeline explains."""
+    from matplotlib.patches import Patch
+
+    return [Patch(label="computing", **COMPUTING), Patch(label="held", **HELD)]
+
+
 def threshold_over_time(
-    thresholds: Mapping[str, Series], grants: Mapping[str, Series], bounds: Sequence[int] = (), title: str = ""
+    thresholds: Mapping[str, Series], grants: Mapping[str, Series], title: str = "", xlabel: str = TIME
 ) -> Figure:
     """The largest lead allowed to each worker, and DSSP's grants: a mark at the lead that the grant allows."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = style.figure(TIME, "largest lead allowed (iterations)", title or "Threshold")
-    highest = max([1.0, *bounds, *(float(np.nanmax(s.value)) for s in (*thresholds.values(), *grants.values()))])
-    axes.set_ylim(0, 1.12 * highest)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for bound in bounds:
-        axes.axhline(bound, color=style.GREY, linewidth=0.9, linestyle=(0, (1, 2)))
-    together = _equal_and_constant_together(thresholds)
-    _draw_lines(axes, together, drawstyle="steps-post")
-    for number, name in enumerate(together):
-        if name in grants:
-            marks = grants[name]
-            look = style.line(number).color
-            axes.plot(marks.at_s, marks.value, "o", markersize=4, markerfacecolor="white", markeredgecolor=look)
-    if any(len(marks.at_s) for marks in grants.values()):
-        axes.plot([], [], "o", markersize=4, markerfacecolor="white", markeredgecolor="0.2", label="grant")
-        figure.legend(loc="outside upper right", frameon=False)
+    figure, axes = style.figure(xlabel, "largest lead allowed (iterations)", title or "Threshold")
+    highest = [float(np.nanmax(curve.value)) for curve in (*thresholds.values(), *grants.values())]
+    colors = _draw_iterations(axes, _equal_and_constant_together(thresholds), highest, drawstyle="steps-post")
+    mark: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 4, "markerfacecolor": "white"}
+    for name, marks in grants.items():
+        axes.plot(*marks, **mark, markeredgecolor=colors.get(name, style.GREY))
+    if grants:
+        axes.plot([], [], **mark, markeredgecolor="0.2", label="grant")
+        style.legend(figure)
     return figure
 
 
@@ -181,17 +158,43 @@ def _equal_and_constant_together(curves: Mapping[str, Series]) -> dict[str, Seri
     return changing
 
 
-def _draw_lines(axes: Axes, curves: Mapping[str, Series], **kwargs: Any) -> None:
-    """All curves, each named at its end; a single one needs no name."""
+def _draw_iterations(
+    axes: Axes, curves: Mapping[str, Series], highest: Sequence[float], **kwargs: Any
+) -> dict[str, str]:
+    """Numbers of iterations; of many curves only the highest and the lowest are named. Returns their colours."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_ylim(0, 1.1 * max(1.0, *highest))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(curves) <= style.LINES:
+        return _draw_lines(axes, curves, **kwargs)
+    steps = kwargs.get("drawstyle") == "steps-post"
+    points = [np.column_stack(_stairs(curve) if steps else curve) for curve in curves.values()]
+    axes.add_collection(LineCollection(points, colors=style.FAINT, linewidths=0.6))
+    by_mean = sorted(curves, key=lambda name: float(np.nanmean(curves[name].value)))
+    return _draw_lines(axes, {name: curves[name] for name in (by_mean[-1], by_mean[0])}, **kwargs)
+
+
+def _draw_lines(axes: Axes, curves: Mapping[str, Series], **kwargs: Any) -> dict[str, str]:
+    """All curves, named at their ends, with dots where points are few; a single one needs no name. Returns colours."""
     ends = []
+    few = all(len(curve.at_s) <= MOST_DOTS for curve in curves.values()) and "drawstyle" not in kwargs
     for number, (name, curve) in enumerate(curves.items()):
         known = np.isfinite(curve.value)
         if known.any():
-            axes.plot(curve.at_s[known], curve.value[known], **style.line(number)._asdict(), **kwargs)
-            ends.append((name, curve.at_s[known][-1], curve.value[known][-1], style.line(number).color))
-    axes.set_xlim(left=0, right=max((x for _, x, _, _ in ends), default=1.0))
+            look = style.line(number)._replace(marker="." if few else "")
+            axes.plot(curve.at_s[known], curve.value[known], **look._asdict(), **kwargs)
+            ends.append((name, curve.at_s[known][-1], curve.value[known][-1], look.color))
+    axes.set_xlim(0, 1.01 * max((x for _, x, _, _ in ends), default=1.0))
     if len(curves) > 1:
         style.label_ends(axes, ends)
+    return {name: color for name, _, _, color in ends}
+
+
+def _stairs(curve: Series) -> Series:
+    """The curve with the corners of its steps."""
+    return Series(np.repeat(curve.at_s, 2)[1:], np.repeat(curve.value, 2)[:-1])
 
 
 def _within(span: Span, window: tuple[float, float]) -> list[tuple[float, float]]:

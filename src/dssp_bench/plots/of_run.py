@@ -10,12 +10,14 @@ import pandas as pd
 from dssp_bench.analysis import series
 from dssp_bench.analysis.series import Series
 from dssp_bench.analysis.waiting import lives
+from dssp_bench.core.errors import RecordsError
+from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.plots import figures
 from dssp_bench.plots.figures import Activity, Span
 from dssp_bench.records.reader import RunRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -30,30 +32,59 @@ def of_run(records: RunRecords) -> dict[str, Figure]:
     """The figures of one run by name; none for what the run has no data of."""
     made = {}
     if len(records.evaluations) > 1:
-        made["accuracy"] = figures.accuracy_over_time({"accuracy": series.accuracy(records.evaluations)})
+        made["accuracy"] = figures.accuracy_over_time(series.accuracy(records.evaluations), time_label(records))
     if len(records.pushes):
-        made |= _of_pushes(records.pushes, records.grants)
+        made |= _of_pushes(records.pushes, worker_names(records), time_label(records)) | threshold_at_first(records)
     return made
 
 
-def _of_pushes(pushes: pd.DataFrame, grants: pd.DataFrame) -> dict[str, Figure]:
+def worker_names(records: RunRecords) -> tuple[str, ...]:
+    """The workers' names by number; empty if the configuration does not say them, or some are equal."""
+    try:
+        names = tuple(worker.name for worker in ClusterLayout.model_validate(records.config["cluster"]).workers)
+    except (KeyError, ValueError, RecordsError):  # pydantic's error is a ValueError
+        return ()
+    return names if len(set(names)) == len(names) else ()
+
+
+def time_label(records: RunRecords) -> str:
+    """What an axis of this run's time is called: virtual seconds are no real ones."""
+    try:
+        virtual = records.config["choices"]["engine"] == "simulated"
+    except (KeyError, RecordsError):
+        virtual = False
+    return "time (virtual s)" if virtual else figures.TIME
+
+
+def _of_pushes(pushes: pd.DataFrame, names: Sequence[str], xlabel: str) -> dict[str, Figure]:
     windows = series.windows(pushes, series.moments(pushes, min(60, len(pushes) // PUSHES_TO_A_WINDOW + 1)))
     throughput = Series(windows["at_s"].to_numpy(float), windows["pushes_per_s"].to_numpy(float))
     begin, end = opening(pushes)
     first = pushes[pushes["arrived_s"] <= end]
-    made = {
-        "throughput": figures.throughput_over_time({"pushes": throughput}),
-        "lead": figures.lead_over_time(_named(series.lead(pushes))),
-        "lead_at_first": figures.lead_over_time(_named(series.lead(first)), "Lead over the slowest worker at first"),
-        "staleness": figures.staleness_histogram({"run": series.staleness_counts(pushes)}),
-        "waiting": figures.waiting_bars(_named({w: life.waiting_share for w, life in lives(pushes).items()})),
-        "timeline": figures.worker_timeline(activities(pushes, end), (begin, end), "What the workers did at first"),
+    shares = {worker: life.waiting_share for worker, life in lives(pushes).items()}
+    return {
+        "throughput": figures.throughput_over_time(throughput, xlabel),
+        "lead": figures.lead_over_time(_named(series.lead(pushes), names), xlabel=xlabel),
+        "lead_at_first": figures.lead_over_time(
+            _named(series.lead(first), names), "Lead over the slowest worker at first", xlabel
+        ),
+        "staleness": figures.staleness_histogram(series.staleness_counts(pushes)),
+        "waiting": figures.waiting_bars(_named(shares, names)),
+        "timeline": figures.worker_timeline(
+            activities(pushes, end, names=names), (begin, end), "What the workers did at first", xlabel
+        ),
     }
-    allowed = series.threshold(first)
-    if allowed:
-        marks = grants[grants["at_s"] <= end]
-        made["threshold"] = figures.threshold_over_time(_named(allowed), _grants(marks), title="Threshold at first")
-    return made
+
+
+def threshold_at_first(records: RunRecords, title: str = "Threshold at first") -> dict[str, Figure]:
+    """The thresholds and grants of a run's opening, as `threshold`; nothing for a paradigm without a threshold."""
+    names = worker_names(records)
+    _, end = opening(records.pushes)
+    allowed = series.threshold(records.pushes[records.pushes["arrived_s"] <= end])
+    if not allowed:
+        return {}
+    marks = _grants(records.grants[records.grants["at_s"] <= end], names)
+    return {"threshold": figures.threshold_over_time(_named(allowed, names), marks, title, time_label(records))}
 
 
 def opening(pushes: pd.DataFrame, iterations: int = ITERATIONS_SHOWN) -> tuple[float, float]:
@@ -62,11 +93,13 @@ def opening(pushes: pd.DataFrame, iterations: int = ITERATIONS_SHOWN) -> tuple[f
     return 0.0, float(reached.iloc[0] if len(reached) else pushes["arrived_s"].max())
 
 
-def activities(pushes: pd.DataFrame, until_s: float, workers: int = WORKERS_SHOWN) -> dict[str, Activity]:
+def activities(
+    pushes: pd.DataFrame, until_s: float, workers: int = WORKERS_SHOWN, names: Sequence[str] = ()
+) -> dict[str, Activity]:
     """When the first few workers computed and were held until some moment."""
     chosen = sorted(pushes["worker"].unique())[:workers]
     rows = pushes[pushes["worker"].isin(chosen) & (pushes["arrived_s"] - pushes["compute_s"] <= until_s)]
-    return _named({int(str(worker)): _activity(of_one) for worker, of_one in rows.groupby("worker", sort=True)})
+    return _named({int(str(worker)): _activity(of_one) for worker, of_one in rows.groupby("worker", sort=True)}, names)
 
 
 def _activity(pushes: pd.DataFrame) -> Activity:
@@ -75,16 +108,18 @@ def _activity(pushes: pd.DataFrame) -> Activity:
     return Activity(Span(arrived - computed, arrived), Span(arrived, arrived + held))
 
 
-def _grants(grants: pd.DataFrame) -> dict[str, Series]:
+def _grants(grants: pd.DataFrame, names: Sequence[str]) -> dict[str, Series]:
     """Where each worker's grants allow it to go: the first of the granted iterations is the grant's own release."""
     allowed = grants["lead"] + grants["r_star"] - 1
     return _named(
         {
             int(str(worker)): Series(rows["at_s"].to_numpy(float), allowed[rows.index].to_numpy(float))
             for worker, rows in grants.groupby("worker", sort=True)
-        }
+        },
+        names,
     )
 
 
-def _named(by_worker: Mapping[int, T]) -> dict[str, T]:
-    return {f"worker {worker}": value for worker, value in by_worker.items()}
+def _named(by_worker: Mapping[int, T], names: Sequence[str]) -> dict[str, T]:
+    """By name instead of number, where the name is known."""
+    return {names[w] if w < len(names) else f"worker {w}": value for w, value in by_worker.items()}
