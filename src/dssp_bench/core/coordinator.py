@@ -84,18 +84,20 @@ class Coordinator:
 
         message, pulled = MessageId(worker, clock), self._pulled[worker]
         updates: tuple[Update, ...] = ()
-        if decision.use is Use.APPLY:
-            updates = (self._apply({message: decision.weight}, {message: pulled}, push.at),)
-        elif decision.use is Use.BUFFER:
+        staleness = None
+        buffers = decision.use is Use.BUFFER
+        if buffers:
             view.buffered[message] = pulled
+        elif decision.use is Use.APPLY:
+            staleness = view.version - pulled
+            updates = (self._apply((Applied(message, staleness, decision.weight),), push.at),)
         view.held[worker] = push
         updates, released, keep = self._carry_out(decision, push.at, updates)
 
-        waits = decision.use is Use.DROP or message in view.buffered
+        if buffers and message not in view.buffered:
+            staleness = view.version - 1 - pulled
         record = PushRecord(
-            worker, clock, lead, pulled, view.version,
-            None if waits else updates[0].version - 1 - pulled,
-            push.at, push.compute,
+            worker, clock, lead, pulled, view.version, staleness, push.at, push.compute,
             0 if worker in decision.release else None,
             decision.use, self.paradigm.largest_lead(worker, view.clocks), push.loss,
         )  # fmt: skip
@@ -147,26 +149,24 @@ class Coordinator:
         self._guard_against_deadlock()
         return updates, released, keep
 
-    def _apply(self, weights: Mapping[MessageId, float], pulled: Mapping[MessageId, int], at: Nanoseconds) -> Update:
-        version = self.view.version
-        gradients = tuple([Applied(m, version - pulled[m], weight) for m, weight in weights.items()])
-        self.view.version = version + 1
-        return Update(version + 1, at, gradients)
+    def _apply(self, gradients: tuple[Applied, ...], at: Nanoseconds) -> Update:
+        self.view.version += 1
+        return Update(self.view.version, at, gradients)
 
     def _flush(self, flush: Flush | Mapping[MessageId, float], at: Nanoseconds) -> tuple[Update, ...]:
         buffered = self.view.buffered
         if isinstance(flush, Flush):
             flush = dict.fromkeys(buffered, 1.0 / max(1, len(buffered)) if flush is Flush.MEAN else 1.0)
-        unknown = [message for message in flush if message not in buffered]
-        if unknown:
+        if not flush.keys() <= buffered.keys():
+            unknown = [message for message in flush if message not in buffered]
             raise InvalidDecision(f"{self._name} flushed gradients that are not buffered: {unknown}")
         if not flush:
             return ()
-        update = self._apply(flush, buffered, at)
-        for message in flush:
-            del buffered[message]
-            self.view.orphans.pop(message, None)
-        return (update,)
+        version = self.view.version
+        gradients = tuple([Applied(m, version - buffered.pop(m), weight) for m, weight in flush.items()])
+        if self.view.orphans:
+            self.view.orphans = {message: None for message in self.view.orphans if message not in flush}
+        return (self._apply(gradients, at),)
 
     def _release(self, worker: WorkerId, at: Nanoseconds) -> Release:
         push = self.view.held.pop(worker, None)

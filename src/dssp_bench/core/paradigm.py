@@ -110,8 +110,7 @@ class Paradigm(ABC):
         """
         if self.held_gradients == "apply":
             return None
-        latest = [MessageId(worker, view.clocks[worker]) for worker in release]
-        merged = [message for message in latest if message in view.buffered]
+        merged = [message for w in release if (message := MessageId(w, view.clocks[w])) in view.buffered]
         if not (merged or pushed) and view.clocks:
             return None
         merged = [*view.orphans, *merged, *([pushed] if pushed else [])]

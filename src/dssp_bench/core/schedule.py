@@ -5,6 +5,7 @@ updates once per round of N workers; counted in samples it comes at the same epo
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 ScheduleClock = Literal["samples", "updates"]
@@ -29,7 +30,7 @@ class LearningRate:
     batch_size: int
     examples: int
 
-    @property
+    @cached_property
     def updates_per_epoch(self) -> int:
         """The length of an epoch on the clock of updates; at least 1."""
         return max(1, self.examples // self.batch_size // self.workers)

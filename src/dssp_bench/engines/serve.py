@@ -88,5 +88,6 @@ class _Loop:
             observer.on_outcome(outcome, rates)
 
     def _rate(self, update: Update) -> float:
-        staleness = max(gradient.staleness for gradient in update.gradients)
+        counts = self._rates.scale == "inverse_staleness"
+        staleness = max(gradient.staleness for gradient in update.gradients) if counts else 0
         return self._rates.at(update.version - 1, self._coordinator.pushes, staleness)

@@ -48,8 +48,9 @@ class SimulatedEngine(Engine):
         self._transit = layout.network.transit(keys, message_bytes)
         self._receive, self._update, self._reply = layout.server.costs(keys)
         self._compute = compute
-        self._noise = {w: self._noise_of(w, seed) for w in range(len(layout.workers))}
+        self._expected = [iteration * worker.slowdown for worker in layout.workers]
         self._changing = {event.worker for event in layout.events if event.slowdown is not None}
+        self._noise = {w: self._noise_of(w, seed) for w, worker in enumerate(layout.workers) if worker.jitter.varies}
         self._gone: set[WorkerId] = set()
         self._heap: list[tuple[Nanoseconds, int, Event]] = []
         self._order = count()
@@ -74,22 +75,26 @@ class SimulatedEngine(Engine):
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next event, at the moment at which the server is free for it."""
         while self._heap:
-            at = max(self._heap[0][0], self._free_at)
+            arrival, _, event = self._heap[0]
+            at = arrival if arrival > self._free_at else self._free_at
             if until is not None and at > until:
                 return None
-            event = heapq.heappop(self._heap)[2]
-            if isinstance(event, Push | Left) and event.worker in self._gone:
+            heapq.heappop(self._heap)
+            if isinstance(event, (Push, Left)) and event.worker in self._gone:
                 continue  # it died with its push on the way, or had left already
+            self._now = at
+            if isinstance(event, Push):
+                self._received = self._receive
+                return event if at == arrival else Push(event.worker, at, event.compute, event.loss)
             if isinstance(event, Left):
                 self._gone.add(event.worker)
-            self._now = at
-            self._received = self._receive if isinstance(event, Push) else 0
+            self._received = 0
             return event._replace(at=at)
         return None
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Spend the server's time on the event, and start the iterations of the released workers."""
-        busy = max(self._now, self._free_at) + self._received + updates * self._update
+        busy = (self._now if self._now > self._free_at else self._free_at) + self._received + updates * self._update
         self._received = 0
         for worker in released:
             busy += self._reply
@@ -106,11 +111,12 @@ class SimulatedEngine(Engine):
         """Nothing to give back."""
 
     def _begin(self, worker: WorkerId, at: Nanoseconds) -> None:
-        slowdown = self._layout.workers[worker].slowdown
+        takes = self._expected[worker]
         if worker in self._changing:
-            slowdown = self._layout.slowdown(worker, at)
-        noise = self._noise[worker]
-        compute = round(self._iteration * slowdown * (next(noise) if noise else 1.0))
+            takes = self._iteration * self._layout.slowdown(worker, at)
+        if worker in self._noise:
+            takes *= next(self._noise[worker])
+        compute = round(takes)
         loss = self._compute(worker) if self._compute else None
         arrival = at + compute + self._transit
         self._push(arrival, Push(worker, arrival, compute, loss))
@@ -118,6 +124,5 @@ class SimulatedEngine(Engine):
     def _push(self, at: Nanoseconds, event: Event) -> None:
         heapq.heappush(self._heap, (at, next(self._order), event))
 
-    def _noise_of(self, worker: WorkerId, seed: int) -> Iterator[float] | None:
-        jitter = self._layout.workers[worker].jitter
-        return jitter.stream(stream_seed(seed, "iteration time", worker)) if jitter.varies else None
+    def _noise_of(self, worker: WorkerId, seed: int) -> Iterator[float]:
+        return self._layout.workers[worker].jitter.stream(stream_seed(seed, "iteration time", worker))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Page(NamedTuple):
     workers: tuple[WorkerRow, ...]
 
 
+_COMPUTING, _HELD = float(State.COMPUTING), float(State.HELD)
 _HEAD = 4  # elapsed, pushes, updates, loss
 _COLUMNS = 4  # clock, staleness, waited, state
 
@@ -55,12 +56,13 @@ class StatusPage(Observer):
 
     def __init__(self, numbers: torch.Tensor) -> None:
         self._numbers: NDArray[np.float64] = numbers.numpy()
-        self._head, self._rows = self._numbers[:_HEAD], self._numbers[_HEAD:]
+        page = cast("memoryview[float]", self._numbers.data)  # sets one number faster than the array does
+        self._head, self._rows = page[:_HEAD], page[_HEAD:]
 
     def begin(self) -> None:
         """Nothing has happened yet."""
         self._numbers[:] = 0
-        self._rows[1::_COLUMNS] = self._head[3] = np.nan
+        self._numbers[_HEAD + 1 :: _COLUMNS] = self._numbers[3] = np.nan
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Enter what one event changed."""
@@ -74,14 +76,16 @@ class StatusPage(Observer):
             rows[row] = push.clock
             if push.staleness is not None:
                 rows[row + 1] = push.staleness
-            rows[row + 3] = State.HELD
+            if push.held is None:
+                rows[row + 3] = _HELD
             if push.loss is not None:
                 head[3] = push.loss
-        for release in outcome.released:
-            row = release.worker * _COLUMNS
-            rows[row] = release.after.clock
-            rows[row + 2] += release.held / SECOND
-            rows[row + 3] = State.COMPUTING
+        for worker, held, after in outcome.released:
+            row = worker * _COLUMNS
+            rows[row] = after.clock
+            rows[row + 3] = _COMPUTING
+            if held:
+                rows[row + 2] += held / SECOND
 
     def on_membership(self, event: Left | Joined, pushes: int) -> None:
         """A worker left."""

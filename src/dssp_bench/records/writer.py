@@ -1,5 +1,8 @@
 """Writes a run's records as the run goes: rows gather in lists, and are converted and appended in bulk.
 
+A list of rows is flat, field after field, so that nothing is kept of a row that the garbage collector would visit again
+and again.
+
 While the run goes on the rows are in Arrow IPC streams, which can be read up to their last whole batch at any moment, a
 kill included. `close` turns them into Parquet files whose bytes depend on the rows alone. A kill loses what came after
 the latest flush; the first row that comes `FLUSH_EVERY_S` after one makes the next, so that is at most a second's.
@@ -20,15 +23,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dssp_bench.core.errors import RecordsError
-from dssp_bench.core.messages import Evaluation, Grant, Nanoseconds, Outcome, PushRecord, Release, Update, Use, WorkerId
+from dssp_bench.core.messages import Evaluation, Outcome, PushRecord, Release, Update, Use, WorkerId
 from dssp_bench.records.files import write_whole
-from dssp_bench.records.schema import LATE, STREAMS, TABLES
+from dssp_bench.records.schema import LATE, PUSHES, STREAMS, TABLES
 from dssp_bench.records.streams import Late, read_stream
 
 ROWS_PER_FLUSH = 8192
 ROWS_PER_GROUP = 65_536
 FLUSH_EVERY_S = 1.0
 
+_WIDTH, _STALENESS, _HELD = len(PUSHES), PUSHES.get_field_index("staleness"), PUSHES.get_field_index("held_s")
 _ACTIONS = pa.array(["apply", "buffer", "drop"], pa.string())
 
 
@@ -48,11 +52,11 @@ class RecordWriter:
         self._now = now
         self._flushed_at = now()
         self._flushed_pushes = 0
-        self._pushes: list[PushRecord] = []
-        self._updates: list[tuple[int, Nanoseconds, int, float]] = []
-        self._evaluations: list[Evaluation] = []
-        self._grants: list[Grant] = []
-        self._late: list[tuple[int, int | None, Nanoseconds | None]] = []
+        self._pushes: list[Any] = []
+        self._updates: list[Any] = []
+        self._evaluations: list[Any] = []
+        self._grants: list[Any] = []
+        self._late: list[Any] = []
         self._unapplied: dict[tuple[WorkerId, int], int] = {}  # the row of each buffered push
         self._unreleased: dict[tuple[WorkerId, int], int] = {}  # the row of each push whose worker is held
         self._streams = {name: _Stream(folder / f"{name}.arrows", schema) for name, schema in STREAMS.items()}
@@ -62,33 +66,31 @@ class RecordWriter:
         _, push, updates, released, _, _, grant = outcome
         pushes = self._pushes
         if push is not None:
-            if push.held is None:
-                self._unreleased[push.worker, push.clock] = self._flushed_pushes + len(pushes)
-            if push.staleness is None and push.use is Use.BUFFER:
-                self._unapplied[push.worker, push.clock] = self._flushed_pushes + len(pushes)
-            pushes.append(push)
+            if push.held is None or push.staleness is None:
+                self._expect_news(push)
+            pushes += push
         if updates:
-            for update, rate in zip(updates, learning_rates, strict=True):
-                self._updates.append((update.version, update.at, len(update.gradients), rate))
+            for (version, at, gradients), rate in zip(updates, learning_rates, strict=True):
+                self._updates += version, at, len(gradients), rate
             if self._unapplied:
                 self._note_staleness(updates)
         if self._unreleased and released:
             self._note_holds(released)
         if grant is not None:
-            self._grants.append(grant)
-        if len(pushes) >= ROWS_PER_FLUSH or self._now() - self._flushed_at >= FLUSH_EVERY_S:
+            self._grants += grant
+        if len(pushes) >= ROWS_PER_FLUSH * _WIDTH or self._now() - self._flushed_at >= FLUSH_EVERY_S:
             self.flush()
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Note the result of one evaluation."""
-        self._evaluations.append(evaluation)
+        self._evaluations += evaluation
         if self._now() - self._flushed_at >= FLUSH_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         """Append everything noted so far to the streams, where readers see it."""
         self._flushed_at = self._now()
-        self._flushed_pushes += len(self._pushes)
+        self._flushed_pushes += len(self._pushes) // _WIDTH
         for name, rows, columns in (
             ("pushes", self._pushes, _push_columns),
             ("late", self._late, _late_columns),
@@ -97,7 +99,8 @@ class RecordWriter:
             ("grants", self._grants, _grant_columns),
         ):
             if rows:
-                self._streams[name].write(columns(list(zip(*rows, strict=True))))
+                width = len(STREAMS[name])
+                self._streams[name].write(columns([rows[i::width] for i in range(width)]))
                 rows.clear()
 
     def close(self) -> None:
@@ -110,20 +113,38 @@ class RecordWriter:
             stream.close()
         consolidate(self.folder)
 
+    def _expect_news(self, push: PushRecord) -> None:
+        """Of the push that comes into the next row."""
+        row = self._flushed_pushes + len(self._pushes) // _WIDTH
+        if push.held is None:
+            self._unreleased[push.worker, push.clock] = row
+        if push.staleness is None and push.use is Use.BUFFER:
+            self._unapplied[push.worker, push.clock] = row
+
     def _note_staleness(self, updates: Iterable[Update]) -> None:
         """Of gradients that were buffered at an earlier push and are part of an update now."""
         for update in updates:
             for message, staleness, _ in update.gradients:
                 row = self._unapplied.pop(message, None)
                 if row is not None:
-                    self._late.append((row, staleness, None))
+                    self._note_late(row, _STALENESS, staleness)
 
     def _note_holds(self, released: Iterable[Release]) -> None:
         """Of workers that were held at an earlier push and are released now."""
         for _, held, after in released:
             row = self._unreleased.pop(after, None)
             if row is not None:
-                self._late.append((row, None, held))
+                self._note_late(row, _HELD, held)
+
+    def _note_late(self, row: int, column: int, value: int) -> None:
+        """Fill in what was not known of an earlier push: in its row, or as late news if that is flushed."""
+        waits = row - self._flushed_pushes
+        if waits >= 0:
+            self._pushes[waits * _WIDTH + column] = value
+        elif column == _STALENESS:
+            self._late += row, value, None
+        else:
+            self._late += row, None, value
 
 
 def consolidate(folder: Path) -> None:
