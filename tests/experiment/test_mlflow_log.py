@@ -16,11 +16,13 @@ from dssp_bench.analysis.summary import summarise
 from dssp_bench.experiment import mlflow_log
 from dssp_bench.experiment.mlflow_log import (
     EXPERIMENT,
+    REPORTS,
     VIEW_TAG,
     MlflowLog,
     comparison_view,
     end_stale_runs,
     flatten,
+    log_report,
     name_of,
     open_store,
     tags_of,
@@ -324,3 +326,19 @@ def test_config_files_of_a_run_may_be_missing(runs: Path) -> None:
     log.finish("finished", None, None, "")
     client, run = logged(runs, info.name)
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+
+
+def test_a_report_is_shown_once_in_an_experiment_of_its_own_as_it_is_now(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "clocks.svg").write_text("<svg/>", encoding="utf-8")
+    for text in ("first", "second"):
+        (tmp_path / "report.md").write_text(text, encoding="utf-8")
+        log_report(runs, "fig4-mini", tmp_path)
+    client, compared = open_store(runs)
+    experiment = client.get_experiment_by_name(REPORTS).experiment_id
+    [run] = client.search_runs([experiment])
+    assert experiment != compared
+    assert (run.info.run_name, run.info.status) == ("fig4-mini", "FINISHED")
+    [shown] = (runs / "artifacts").glob("*/artifacts/report.md")
+    assert shown.read_text(encoding="utf-8") == "second"
+    assert (shown.parent / "figures" / "clocks.svg").is_file()

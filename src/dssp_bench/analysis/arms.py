@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from dssp_bench.records.reader import RunRecords
 
 _WITHOUT_EFFECT = ("seed", "name", "runs_dir", "tracking", "choices", "dataset.root")
+_NUMBER_OR_TEXT = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?|\D+"
 _FIRST = ("bsp", "asp", "ssp", "dssp")
 
 
@@ -77,7 +79,7 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+        return next((text for text in (f"{value:.7g}", f"{value:.15g}") if float(text) == value), repr(value))
     if isinstance(value, list | tuple):
         return f"[{','.join(map(shown, value))}]"
     return str(value)
@@ -263,5 +265,9 @@ def _told_apart(labels: Sequence[str]) -> list[str]:
 
 def _rank(arm: Arm) -> tuple[Any, ...]:
     known = _FIRST.index(arm.paradigm) if arm.paradigm in _FIRST else len(_FIRST)
-    options = [value for key, value in arm.settings.items() if key.startswith("paradigm.") and _is_whole(value)]
-    return known, arm.paradigm, options, arm.label
+    return known, arm.paradigm, [_as_number(part) for part in re.findall(_NUMBER_OR_TEXT, arm.label)]
+
+
+def _as_number(part: str) -> tuple[float, str]:
+    """Sorts numbers by what they are, and before text."""
+    return (float(part), "") if part[0].isdigit() else (math.inf, part)

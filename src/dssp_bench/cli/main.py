@@ -62,6 +62,125 @@ def run(
 
 
 @app.command()
+def reproduce(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FIGURE [scale=mini] [KEY=VALUE]", show_default=False),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs in virtual time at once; by default as many as there are cores.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the reports go; by default reports/ beside the runs.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which runs are missing.")] = False,
+) -> None:
+    """Repeat the DSSP paper's figures: fig3a, fig3c, fig3e, fig4, table1 or all of them, and report on its claims.
+
+    scale=full is the paper's own size, scale=mini a small network and data set in virtual time (the default, minutes),
+    scale=timing no gradients at all (seconds). Runs that are finished already are not made again.
+    """
+    from dssp_bench.cli.reproduce import reproduce as command
+
+    raise typer.Exit(command(arguments or [], processes, output, dry_run))
+
+
+@app.command()
+def trace(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under the runs folder.")],
+    output: Annotated[Path | None, typer.Option(help="Packed if it ends with .gz; by default RUN/trace.json.")] = None,
+    begin: Annotated[float | None, typer.Option("--from", metavar="S", help="Seconds on the engine's clock.")] = None,
+    end: Annotated[float | None, typer.Option("--to", metavar="S", help="Seconds on the engine's clock.")] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
+) -> None:
+    """Write one run as a timeline for Perfetto or chrome://tracing: who computed and who was held when."""
+    from dssp_bench.cli.errors import USAGE, show_error
+    from dssp_bench.cli.trace import trace as write
+    from dssp_bench.core.errors import DsspBenchError
+
+    try:
+        write(run, runs_dir, output, begin, end)
+    except DsspBenchError as error:
+        show_error(error)
+        raise typer.Exit(USAGE) from None
+
+
+@app.command()
+def compare(
+    selectors: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUNS|KEY=VALUE",
+            help="A run's folder, its name, or its id in MLflow; a folder that contains runs; the name of a sweep; "
+            "or a condition.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        list[float] | None,
+        typer.Option(metavar="ACCURACY", help="Whose times are compared, 0 to 1; may be given several times."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="ARM|KEY=VALUE", help="What speed-ups refer to; by default paradigm=bsp.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A folder for tables and figures; by default runs/comparisons/<moment>.")
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw figures, which takes most of the time.")] = True,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
+) -> None:
+    """Compare finished runs: tables here; CSV, Markdown and figures in a folder.
+
+    Runs that differ in nothing but their seed are one arm. Folders, names and
+    sweeps add up; without any, all runs are meant. Of these, those are taken
+    for which every KEY=VALUE[,VALUE...] holds: a group, a key of the
+    configuration, or a key of the summary.
+
+    dssp-bench compare paradigm=bsp,dssp seed=1,2
+
+    dssp-bench compare cluster=hetero paradigm.threshold=3 engine=local
+
+    dssp-bench compare runs/20261123-* --target 0.67 --target 0.68
+
+    Without --target, the accuracies are 95 % and 99 % of the lowest median
+    best accuracy of an arm, rounded down to two digits; arms that got less than
+    half as far as the best one do not count.
+    """
+    from dssp_bench.cli.compare import compare as show
+    from dssp_bench.cli.errors import USAGE, show_error
+    from dssp_bench.core.errors import DsspBenchError
+
+    try:
+        show(selectors or [], target or (), baseline, output, figures, runs_dir)
+    except DsspBenchError as error:
+        show_error(error)
+        raise typer.Exit(USAGE) from None
+
+
+@app.command()
+def calibrate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under the runs folder.")],
+    check: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="A run to predict and compare with; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="DIR/cluster/NAME.yaml; by default RUN/cluster/calibrated.yaml.")
+    ] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
+) -> None:
+    """Fit the simulator's constants to a recorded run of real processes, and say how well they predict real runs."""
+    from dssp_bench.cli.calibrate import calibrate_run
+    from dssp_bench.cli.errors import USAGE, show_error
+    from dssp_bench.core.errors import DsspBenchError
+
+    try:
+        calibrate_run(run, check or [], output, runs_dir)
+    except DsspBenchError as error:
+        show_error(error)
+        raise typer.Exit(USAGE) from None
+
+
+@app.command()
 def ui(
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine only.")] = 5000,

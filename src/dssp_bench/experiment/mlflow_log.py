@@ -36,6 +36,7 @@ from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import TABLES
 
 EXPERIMENT = "dssp-bench"
+REPORTS = "dssp-bench reports"
 VIEW_KEY = "dsspbench1"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
@@ -196,13 +197,29 @@ def _open_store(client_class: Any, runs_dir: Path) -> tuple[Any, str]:
             _make_database(client_class, path)
         uri = f"sqlite:///{path}"
         client = client_class(uri, uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            artifacts = (runs_dir / "artifacts").as_uri()
-            experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifacts))
+        experiment = _experiment(client, EXPERIMENT, runs_dir)
         if VIEW_TAG not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, comparison_view(round(time.time() * 1000)))
     return client, experiment.experiment_id
+
+
+def _experiment(client: Any, name: str, runs_dir: Path) -> Any:
+    """The experiment of this name, which is made if need be."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        experiment = client.get_experiment(client.create_experiment(name, (runs_dir / "artifacts").as_uri()))
+    return experiment
+
+
+def log_report(runs_dir: Path, name: str, folder: Path) -> None:
+    """Show a report's files in an experiment of its own; a report of the same name takes the place of the former."""
+    client, _ = open_store(runs_dir)
+    with _locked(runs_dir.resolve() / ".mlflow.lock"):
+        experiment = _experiment(client, REPORTS, runs_dir.resolve()).experiment_id
+        former = client.search_runs([experiment], f"tags.report = '{_allowed(name)}'")
+        run = former[0] if former else client.create_run(experiment, tags={"report": _allowed(name)}, run_name=name)
+    client.log_artifacts(run.info.run_id, str(folder))
+    client.set_terminated(run.info.run_id)
 
 
 def end_stale_runs(client: Any, experiment: str) -> None:

@@ -126,7 +126,7 @@ class _Run(ABC):
         summary["configuration"] = fingerprint(self.spec.config, dssp_bench.__version__)
         summary["lost_workers"] = report.get("lost_workers", [])
         summary["membership"] = _with_seconds(report.get("membership"))
-        summary |= {key: report[key] for key in ("replayed", "different_rows") if key in report}
+        summary |= {key: report[key] for key in ("server", "replayed", "different_rows") if key in report}
         return summary | ({"error": error} if error else {})
 
 
@@ -212,7 +212,9 @@ def _with_seconds(membership: list[dict[str, Any]] | None) -> list[dict[str, Any
 def _describe(spec: RunSpec, folder: Path, extra: dict[str, Any], total_pushes: int | None) -> RunInfo:
     """Write down what the run is and where it runs."""
     started_at = _now().isoformat()
-    surroundings = {**environment(), "command": spec.tags.get("command", ""), "started_at": started_at, **extra}
+    tags = {key: tag for key, tag in spec.tags.items() if key != "command"}
+    origin = {"command": spec.tags.get("command", ""), "tags": tags, "started_at": started_at}
+    surroundings = {**environment(), **origin, **extra}
     write_yaml(folder / "config.yaml", {**spec.config, "choices": spec.choices})
     write_json(folder / "environment.json", surroundings)
     return RunInfo(

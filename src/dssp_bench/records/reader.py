@@ -56,7 +56,7 @@ class RunRecords:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The run's resolved configuration. Raises RecordsError if it is missing."""
-        config: dict[str, Any] | None = self._parsed("config.yaml", yaml.safe_load)
+        config: dict[str, Any] | None = self._parsed("config.yaml", _yaml)
         if config is None:
             raise RecordsError(f"{self.folder} has no config.yaml")
         return config
@@ -107,6 +107,10 @@ class RunRecords:
             return parse(path.read_text(encoding="utf-8"))
         except (ValueError, yaml.YAMLError) as error:
             raise RecordsError(f"{path} cannot be read: {error}") from error
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # libyaml, if it is there, is fast
 
 
 def _series(name: str, column: pa.ChunkedArray) -> "pd.Series[Any]":

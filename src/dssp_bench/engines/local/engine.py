@@ -13,6 +13,7 @@ from dssp_bench.core.errors import WorkerFailed
 from dssp_bench.core.messages import SECOND, Event, Joined, Left, Nanoseconds, Push, Timer, TimerFired, WorkerId
 from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.local.channel import Channel, Kind, Message
+from dssp_bench.engines.local.own_time import ServiceTimes
 
 
 class Post(NamedTuple):
@@ -28,7 +29,7 @@ class LocalEngine(Engine):
     `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and
     the driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
     that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and
-    that raises WorkerFailed here.
+    that raises WorkerFailed here. `times` is told what the server's time goes to.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LocalEngine(Engine):
         posts: dict[WorkerId, Post],
         weights: Tensor,
         *,
+        times: ServiceTimes,
         calendar: Sequence[Joined | Left] = (),
         others: dict[str, Channel] | None = None,
         on_message: Callable[[str, Message | None], None] | None = None,
@@ -45,6 +47,7 @@ class LocalEngine(Engine):
         self._workers = len(posts)
         self._weights = weights
         self._on_message = on_message or (lambda _name, _message: None)
+        self._times = times
         self._startup_timeout_s = startup_timeout_s
         self._selector = selectors.DefaultSelector()
         for worker, post in posts.items():
@@ -78,6 +81,7 @@ class LocalEngine(Engine):
             while self._waiting:
                 self._receive_ready(self._waiting.popleft())
         self.started_at = time.monotonic_ns()
+        self._times.begin()
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next push, departure, arrival or timer, in the order in which they are taken up."""
@@ -86,6 +90,7 @@ class LocalEngine(Engine):
                 event = self._receive(self._waiting.popleft())
                 if event is not None:
                     return event
+            self._times.begin()
             if (due := self._due()) is not None:
                 return due
             if until is not None and self.now >= until:
@@ -102,6 +107,7 @@ class LocalEngine(Engine):
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Copy the current version for every released worker, then wake them."""
+        self._times.lap("receive")
         for timer in timers:
             self._timers.append(TimerFired(timer.tag, timer.at))
         present = [worker for worker in released if worker in self._posts]
@@ -111,6 +117,7 @@ class LocalEngine(Engine):
             torch.cuda.synchronize(self._weights.device)
         for worker in present:
             self._posts[worker].channel.send(Kind.GO, self.started_at)
+        self._times.lap("reply", len(present))
 
     def dismiss(self, worker: WorkerId) -> None:
         """Tell a worker that has done its share to go."""
@@ -136,6 +143,7 @@ class LocalEngine(Engine):
         post = self._posts.get(source)
         if post is None:
             return None  # it left while its message waited
+        self._times.begin()
         message = post.channel.receive()
         at = self.now
         if message is None:
@@ -144,6 +152,7 @@ class LocalEngine(Engine):
             return None if source in self._absent else Left(source, at)
         if message.kind is Kind.FAILED:
             raise _failure(source, message)
+        self._times.lap("receive", 1)
         return Push(source, at, message.number, message.real)
 
     def _receive_ready(self, source: WorkerId | str) -> None:

@@ -23,13 +23,14 @@ from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import Evaluation, Joined, Left, Nanoseconds, Outcome, WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
-from dssp_bench.core.server import ParameterServer, Slot
+from dssp_bench.core.server import ParameterServer, Slot, UpdateRule
 from dssp_bench.core.update import SGD
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message
 from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
+from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
 from dssp_bench.engines.observer import Membership, Observer, Recorder, Recording, Snapshots
 from dssp_bench.engines.serve import serve
 from dssp_bench.engines.status import StatusPage
@@ -110,9 +111,10 @@ def run_worker(job: WorkerJob) -> None:
         slot_weights, slot = _open_slot(job)
         weights, local_slot = _on_device(slot_weights, slot, job.device)
         worker = job.factory(job.worker, job.device, weights, local_slot)
+        own_time = OwnTime()
         job.channel.send(Kind.READY)
         while (message := job.channel.receive()) and message.kind is Kind.GO:
-            began = time.monotonic_ns()
+            began, own_began = time.monotonic_ns(), own_time.now()
             if weights is not slot_weights:
                 weights.copy_(slot_weights)
             loss = worker.compute_gradient()
@@ -120,8 +122,9 @@ def run_worker(job: WorkerJob) -> None:
                 _copy_slot(slot, local_slot)
             loss_value = _synchronised(loss)
             slowdown = job.layout.slowdown(job.worker, began - message.number)
-            _sleep_until(began + round((time.monotonic_ns() - began) * slowdown))
-            if not job.channel.send(Kind.PUSH, time.monotonic_ns() - began, loss_value):
+            compute = round((own_time.now() - own_began) * slowdown)
+            _sleep_until(began + compute)  # what it had to wait for a core is part of its sleep
+            if not job.channel.send(Kind.PUSH, compute, loss_value):
                 return
 
 
@@ -225,12 +228,14 @@ class _Server:
         self._free = list(range(job.snapshot_count))
         self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
         self._untold: deque[Evaluation] = deque()
-        self._parameters = ParameterServer(
-            weights, SGD(weights, **job.optimizer), slots, statistics=self._statistics, momentum=momentum
+        self._times = ServiceTimes()
+        self._parameters = _TimedServer(
+            self._times, weights, SGD(weights, **job.optimizer), slots, statistics=self._statistics, momentum=momentum
         )
         self._engine = LocalEngine(
             posts,
             weights,
+            times=self._times,
             calendar=_calendar(job.layout),
             others={"evaluator": job.evaluator, "driver": job.driver},
             on_message=self._on_message,
@@ -245,6 +250,7 @@ class _Server:
         observers = [Recording(self._recorder), self._page, self._membership, snapshots, started]
         try:
             duration = serve(coordinator, self._engine, job.limits, job.rates, self._parameters, observers)
+            service_times = self._times.summary(duration)
             self._await_evaluations()
             snapshots.on_finish(duration)  # once more, if no copy was free for the last one
             self._await_evaluations()
@@ -253,6 +259,7 @@ class _Server:
         report = {
             "membership": self._membership.events,
             "lost_workers": self._engine.lost,
+            "server": service_times,
         }
         self._tell_driver(wait=True)
         job.driver.send_json(Kind.DONE, report)
@@ -327,6 +334,21 @@ class _Server:
         """Pass on evaluations; a driver that is busy with its watchers hears of them later, and nobody waits for it."""
         while self._untold and (wait or self._job.driver.has_room()):
             self._job.driver.send_json(Kind.EVALUATED, self._untold.popleft())
+
+
+class _TimedServer(ParameterServer):
+    """A parameter server that tells how long its updates take."""
+
+    def __init__(
+        self, times: ServiceTimes, weights: Tensor, rule: UpdateRule, slots: dict[WorkerId, Slot], **rest: Tensor
+    ) -> None:
+        super().__init__(weights, rule, slots, **rest)
+        self._times = times
+
+    def carry_out(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+        self._times.lap("receive")
+        super().carry_out(outcome, learning_rates)
+        self._times.lap("update", len(outcome.updates))
 
 
 class _Started(Observer):

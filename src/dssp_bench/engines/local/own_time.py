@@ -1,0 +1,69 @@
+"""A thread's own time: wall time less the time for which it was ready to run, but every core was busy with others.
+
+Where more processes compute than there are cores, this tells what a piece of work costs from how long it waited for its
+turn. Linux counts the waiting in `/proc/thread-self/schedstat`; where there is none, own time is wall time.
+"""
+
+import os
+import time
+from typing import Literal
+
+from dssp_bench.core.messages import SECOND, Nanoseconds
+
+Part = Literal["receive", "update", "reply"]
+
+_LONGEST = 100  # characters of a line with three numbers
+
+
+class OwnTime:
+    """The clock of the thread that makes it; only differences between its moments mean something."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            self._waited()
+        except (OSError, ValueError, IndexError):
+            self._file = None
+
+    def now(self) -> Nanoseconds:
+        """A moment; costs two microseconds."""
+        waited = self._waited()
+        while True:
+            moment = time.monotonic_ns()
+            before, waited = waited, self._waited()
+            if waited == before:  # else it had to wait between the two readings
+                return moment - waited
+
+    def _waited(self) -> Nanoseconds:
+        return 0 if self._file is None else int(os.pread(self._file, _LONGEST, 0).split()[1])
+
+
+class ServiceTimes:
+    """What the server's own time goes to: receiving pushes and deciding, updating the weights, replying to workers."""
+
+    def __init__(self) -> None:
+        self._clock = OwnTime()
+        self._since = self._clock.now()
+        self._spent: dict[Part, Nanoseconds] = {"receive": 0, "update": 0, "reply": 0}
+        self._count: dict[Part, int] = {"receive": 0, "update": 0, "reply": 0}
+
+    def begin(self) -> None:
+        """The server turns to something new; what it did since it last said anything was waiting."""
+        self._since = self._clock.now()
+
+    def lap(self, part: Part, count: int = 0) -> None:
+        """What was done since then was this part of the work, for so many more pushes, updates or replies."""
+        now = self._clock.now()
+        self._spent[part] += now - self._since
+        self._count[part] += count
+        self._since = now
+
+    def summary(self, duration: Nanoseconds) -> dict[str, float | None]:
+        """Mean seconds of a receive, an update and a reply, and the share of the run for which the server was busy."""
+        means = {f"{part}_s": self._mean(part) for part in self._spent}
+        busy = sum(self._spent.values()) / duration if duration else None
+        return {**means, "busy_share": busy}
+
+    def _mean(self, part: Part) -> float | None:
+        return self._spent[part] / self._count[part] / SECOND if self._count[part] else None

@@ -1,0 +1,159 @@
+"""`dssp-bench reproduce`: what is planned, what is made and made only once, and what the report says of it."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dssp_bench.cli import reproduce as command
+from dssp_bench.cli.main import app
+from dssp_bench.cli.reproduce import planned, understood
+from dssp_bench.core.errors import ConfigurationError
+from dssp_bench.engines.options import LocalOptions, SimulatedOptions
+from dssp_bench.experiment import sensitivity
+from dssp_bench.experiment.batch import BatchProgress, Item, carry_out, finished_runs
+from dssp_bench.experiment.studies import SCALES, STUDIES
+from dssp_bench.plots import of_arms
+
+SHORT = "fig4 scale=timing stop.epochs=3 schedule.milestones=[2,2.5] tracking=none"
+
+
+def reproduce(arguments: str, runs_dir: Path) -> Result:
+    return CliRunner().invoke(app, ["reproduce", *arguments.split(), f"runs_dir={runs_dir}"])
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_study_plans_runs_that_all_differ_on_both_clocks(name: str, scale: str) -> None:
+    items = planned(STUDIES[name], understood([name, f"scale={scale}"]))
+    assert len({item.fingerprint for item in items}) == len({item.label for item in items}) == len(items)
+    assert {item.spec.schedule.clock for item in items} == {"updates", "samples"}
+    assert {item.spec.choices["paradigm"] for item in items} == {"bsp", "asp", "ssp", "dssp"}
+    assert len(items[0].spec.cluster.workers) == (2 if name == "fig4" else 4)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_full_scale_is_the_papers_own(name: str) -> None:
+    for item in planned(STUDIES[name], understood([name, "scale=full"])):
+        assert isinstance(item.spec.engine, LocalOptions)
+        assert (item.spec.batch_size, item.spec.stop.epochs) == (128, 300)
+        assert item.spec.seed in (1, 2, 3)
+
+
+def test_one_override_takes_the_full_scale_to_another_engine_and_seeds_may_be_chosen() -> None:
+    items = planned(STUDIES["fig4"], understood(["fig4", "scale=full", "engine=simulated", "seed=7,8"]))
+    assert all(isinstance(item.spec.engine, SimulatedOptions) for item in items)
+    assert {item.spec.seed for item in items} == {item.spec.config["seed"] for item in items} == {7, 8}
+
+
+def test_fig4_and_table1_are_one_study_and_all_is_every_one() -> None:
+    assert [study.name for study in understood(["fig4", "table1"]).studies] == ["fig4"]
+    assert [study.name for study in understood(["all"]).studies] == list(STUDIES)
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "said"),
+    [
+        ("fig3", "fig3", "did you mean fig3"),
+        ("", "reproduce", "fig4"),
+        ("fig4 scale=tiny", "scale", "full, mini, timing"),
+        ("fig4 seed=one", "seed", "whole numbers"),
+    ],
+)
+def test_what_cannot_be_understood_is_said_with_what_there_is(typed: str, key: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        understood(typed.split())
+    assert raised.value.key == key
+    assert said in f"{raised.value} {raised.value.hint}"
+
+
+def test_a_wrong_override_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    refused = reproduce("fig4 scale=timing batch_sze=3", tmp_path)
+    assert refused.exit_code == 2
+    assert "batch_size" in refused.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_which_runs_are_missing_and_makes_none(tmp_path: Path) -> None:
+    said = reproduce("fig4 scale=timing --dry-run", tmp_path)
+    assert said.exit_code == 0
+    assert "12 runs" in said.output
+    assert "DSSP 3-15, clock of samples, seed 1" in said.output
+    assert not list(tmp_path.iterdir())
+
+
+# --- the story --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short table of ratios, and one figure."""
+    monkeypatch.setattr(sensitivity, "RATIOS", (1.57,))
+    monkeypatch.setattr(sensitivity, "MORE_NOISE", {})
+    draw = of_arms.of_arms
+    monkeypatch.setattr(of_arms, "of_arms", lambda arms, *args, **kwargs: draw(arms[:1], *args, **kwargs))
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("in_short")
+def test_an_interrupted_reproduction_goes_on_repeats_nothing_and_reports_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(items: Sequence[Item], progress: BatchProgress, processes: int | None = None) -> dict[str, str]:
+        carry_out(items[:5], progress, processes)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "carry_out", impatient)
+        assert reproduce(SHORT, tmp_path).exit_code == 130
+    before = set(finished_runs(tmp_path).values())
+    assert len(before) == 5
+
+    resumed = reproduce(SHORT, tmp_path)
+    assert (resumed.exit_code, "12 runs, 5 of them finished already" in resumed.output) == (0, True), resumed.output
+    runs = set(finished_runs(tmp_path).values())
+    assert (len(runs), before <= runs) == (12, True)
+    folder = tmp_path / "reports" / "fig4-timing"
+    report = (folder / "report.md").read_bytes()
+
+    again = reproduce(SHORT, tmp_path)
+    assert "12 of them finished already" in again.output
+    assert set(finished_runs(tmp_path).values()) == runs
+    assert (folder / "report.md").read_bytes() == report
+    _says_what_the_paper_shows(folder)
+
+
+def _says_what_the_paper_shows(folder: Path) -> None:
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    drops = _rows(text, "## When the learning rate drops")
+    assert drops["BSP"][:2] == ["0.666", "0.667, 0.834"]
+    assert 0.33 < float(drops["DSSP 3-15"][1].split(",")[0]) < 0.36
+    assert float(drops["DSSP 3-15"][2].split(",")[0]) == pytest.approx(2 / 3, abs=0.01)
+    counts = _rows(text, "## Updates per iteration")
+    assert counts["SSP 3"][1] == "1.05"
+    assert 1 <= float(counts["SSP 3"][0]) < 1.06
+    assert 1.85 < float(counts["DSSP 3-15"][0]) < 2
+    ends = _rows(text, "## How long 300 epochs take")
+    assert all(abs(float(ends[label][2].split()[0])) < 5 for label in ("BSP", "SSP 3", "DSSP 3-15"))
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (folder / line.partition("](")[2].rstrip(")")).is_file()
+    with (folder / "runs.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12
+    verdicts = {(a["claim"], a["clock"]): a["verdict"] for a in json.loads((folder / "claims.json").read_text())}
+    assert len({claim for claim, _ in verdicts}) * 2 == len(verdicts)
+    assert {"supported", "not supported", "not decidable"} == set(verdicts.values())
+
+
+def _rows(text: str, heading: str) -> dict[str, list[str]]:
+    """The first table under a heading: a row's cells by its first one."""
+    section = text.partition(heading)[2]
+    table = section[section.index("\n|") :].split("\n\n")[0].strip().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {row[0]: row[1:] for row in cells}
