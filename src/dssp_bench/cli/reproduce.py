@@ -1,5 +1,7 @@
 """`dssp-bench reproduce`: the paper's figures and tables, from runs that are made once, to a report."""
 
+from __future__ import annotations
+
 import copy
 import functools
 import operator
@@ -8,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -21,6 +23,9 @@ from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.experiment.batch import BatchProgress, Item, carry_out, finished_runs
 from dssp_bench.experiment.spec import nearest
 from dssp_bench.experiment.studies import SCALES, STUDIES, Scale, Study
+
+if TYPE_CHECKING:
+    from dssp_bench.experiment.reports import Plan, Told
 
 _NAMES = (*STUDIES, "table1", "all")
 _SHOWN_AT_ONCE = 4
@@ -49,8 +54,8 @@ def reproduce(
     console = Console(highlight=False)
     try:
         wish = understood(arguments)
-        plans = {study.name: planned(study, wish) for study in wish.studies}
-        items = [item for plan in plans.values() for item in plan]
+        planned_items = {study: planned(study, wish) for study in wish.studies}
+        items = [item for of_study in planned_items.values() for item in of_study]
         runs_dir = items[0].spec.runs_dir
         missing = _missing(items, runs_dir)
         console.print(_plan_line(wish, len(items), len(missing)))
@@ -62,8 +67,7 @@ def reproduce(
         if missing:
             with _Bars(console, len(items), len(items) - len(missing)) as bars:
                 errors = carry_out(missing, bars, processes)
-        for study in wish.studies:
-            _report(study, wish.scale, plans[study.name], output or runs_dir / "reports", console)
+        _report(wish, planned_items, output or runs_dir / "reports", console)
     except KeyboardInterrupt:
         Console(stderr=True, highlight=False).print("interrupted; the same command goes on from here", style="yellow")
         return INTERRUPTED
@@ -189,36 +193,26 @@ class _Bars(BatchProgress, AbstractContextManager["_Bars"]):
             self._console.print(Text(f"{self._done} of {self._total}: {item.label}"), soft_wrap=True)
 
 
-def _report(study: Study, scale: Scale, plan: Sequence[Item], folder: Path, console: Console) -> None:
-    """Write the study's report from its finished runs, and say in short what is in it."""
-    from dssp_bench.experiment.report import in_short, result_of, write_report
-    from dssp_bench.experiment.sensitivity import sensitivity
-    from dssp_bench.records.reader import RunRecords
+def _report(wish: Wish, planned_items: Mapping[Study, Sequence[Item]], folder: Path, console: Console) -> None:
+    """Write the reports, and say what is in them."""
+    from dssp_bench.experiment.reports import Plan, make_reports  # with pandas and MLflow
 
-    finished = finished_runs(plan[0].spec.runs_dir)
-    folders = [finished[item.fingerprint] for item in plan if item.fingerprint in finished]
+    plans = [Plan(study, wish.scale, tuple(items)) for study, items in planned_items.items()]
+    with console.status("reports"):
+        for plan, told in make_reports(plans, folder):
+            _say(plan, told, console)
+
+
+def _say(plan: Plan, told: Told, console: Console) -> None:
+    """What is in a report, in short."""
     console.print()
-    if not folders:
-        console.print(Text(f"{study.figure}: no finished runs, so no report", style="yellow"))
+    if told.path is None:
+        console.print(Text(f"{plan.study.figure}: no finished runs, so no report", style="yellow"))
         return
-    result = result_of(study, scale, map(RunRecords.open, folders))
-    other_settings = list(sensitivity(plan[0].spec)) if study.name == "fig4" and scale == "timing" else []
-    path = write_report(result, folder / f"{study.name}-{scale}", other_settings)
-    if plan[0].spec.tracking.mlflow:
-        _show_in_mlflow(plan[0].spec.runs_dir, path.parent)
-    console.print(Text(f"{study.figure}: {study.title}", style="bold"))
-    for line in in_short(result):
+    console.print(Text(f"{plan.study.figure}: {plan.study.title}", style="bold"))
+    for line in told.lines:
         console.print(Text(f"  {line}"))
-    missing = len(plan) - len(folders)
-    of = f" from {len(folders)} of {len(plan)} runs" if missing else ""
-    console.print(Text(f"  report{of}: {path}"), soft_wrap=True)
-
-
-def _show_in_mlflow(runs_dir: Path, folder: Path) -> None:
-    """The report's files in MLflow too; a report that is on disk is not lost for want of it."""
-    from dssp_bench.experiment.mlflow_log import log_report
-
-    try:
-        log_report(runs_dir, folder.name, folder)
-    except Exception as error:  # MLflow's own, of many kinds
-        Console(stderr=True, highlight=False).print(Text(f"MLflow does not show the report: {error}", style="yellow"))
+    of = f" from {told.runs} of {len(plan.items)} runs" if told.runs < len(plan.items) else ""
+    console.print(Text(f"  report{of}: {told.path}"), soft_wrap=True)
+    if told.warning:
+        Console(stderr=True, highlight=False).print(Text(told.warning, style="yellow"))

@@ -223,7 +223,10 @@ def _drops(result: Result) -> str:
         published = f"{run.rate_drop_s / run.end_s:.3f}" if run and run.rate_drop_s else "-"
         rows.append([arm.label, published, *ours])
     head = ["", "published: first drop", *(f"{NAMES[clock]}" for clock in result.arms)]
-    return "## When the learning rate drops, as a fraction of the run\n\n" + _table(head, rows)
+    text = "## When the learning rate drops, as a fraction of the run\n\n" + _table(head, rows)
+    if "samples" not in result.arms:
+        text += "\n\nOn the clock of samples it would drop when the workers together have made the milestones' epochs."
+    return text
 
 
 def _ends(result: Result) -> str:
