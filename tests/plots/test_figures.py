@@ -101,6 +101,14 @@ def test_the_opening_ends_when_the_fastest_has_pushed_often_enough(tmp_path: Pat
     assert opening(pushes, 1000) == (0.0, float(pushes["arrived_s"].max()))
 
 
+def test_thresholds_are_shown_around_the_first_grant_where_that_comes_late(tmp_path: Path) -> None:
+    records = fake_run.finished(tmp_path, DSSP(20, 35), slowdowns=(1.0, 1.57), pushes=600)
+    first = records.grants["at_s"].iloc[0]
+    assert first > opening(records.pushes)[1]
+    begin, end = of_run(records)["threshold"].axes[0].get_xlim()
+    assert 0 < begin < first < end < records.pushes["arrived_s"].max()
+
+
 def test_matplotlib_is_imported_only_to_draw() -> None:
     code = "import sys, dssp_bench.plots, dssp_bench.plots.of_run; assert 'matplotlib' not in sys.modules"
     run([sys.executable, "-c", code], check=True)

@@ -18,7 +18,7 @@ from dssp_bench.analysis.claims import Answer, answers
 from dssp_bench.analysis.comparison import compare
 from dssp_bench.analysis.convergence import rate_drops, time_to, updates_per_iteration
 from dssp_bench.analysis.series import Series
-from dssp_bench.experiment.sensitivity import Row
+from dssp_bench.experiment.sensitivity import PUSHES, Row
 from dssp_bench.experiment.studies import CLOCKS, Scale, Study
 from dssp_bench.records.files import write_json, write_whole
 from dssp_bench.records.reader import RunRecords
@@ -260,7 +260,7 @@ def _update_counts(result: Result, sensitivity: Sequence[Row]) -> str:
         rows = [[f"{row.ratio:g}", row.jitter, *(f"{row.updates[case]:.2f}" for case in cases)] for row in sensitivity]
         text += (
             "\n\nThe same number for other ratios of the two workers' speeds, and with noise on their iteration times "
-            "(computed anew, 10,000 pushes each):\n\n" + _table(["ratio", "noise", *cases], rows)
+            f"(computed anew, {PUSHES:,} pushes each):\n\n" + _table(["ratio", "noise", *cases], rows)
         )
     return text
 

@@ -22,7 +22,7 @@ from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 
-PUSHES = 10_000
+PUSHES = 5_000
 PUBLISHED_RATIO = 1.57
 RATIOS = (1.3, 1.4, 1.5, 1.57, 1.7, 2.0, 2.3)
 NOISE = {"none": Jitter(), "2 %, independent": PRESETS["dedicated"]}

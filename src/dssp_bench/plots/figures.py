@@ -135,6 +135,9 @@ def threshold_over_time(
     figure, axes = style.figure(xlabel, "largest lead allowed (iterations)", title or "Threshold")
     highest = [float(np.nanmax(curve.value)) for curve in (*thresholds.values(), *grants.values())]
     colors = _draw_iterations(axes, _equal_and_constant_together(thresholds), highest, drawstyle="steps-post")
+    begin = min(float(curve.at_s[0]) for curve in thresholds.values())
+    if begin > 0.1 * max(float(curve.at_s[-1]) for curve in thresholds.values()):
+        axes.set_xlim(left=begin)
     mark: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 4, "markerfacecolor": "white"}
     for name, marks in grants.items():
         axes.plot(*marks, **mark, markeredgecolor=colors.get(name, style.GREY))

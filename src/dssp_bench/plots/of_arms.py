@@ -279,7 +279,7 @@ def _distributions(arms: Sequence[Arm]) -> dict[str, Figure]:
 
 
 def _openings(arms: Sequence[Arm]) -> dict[str, Figure]:
-    """What happened at first: the workers of a few arms, and the thresholds of the first arm that was given grants."""
+    """What happened at first: the workers of a few arms, and the first arm's thresholds that was given grants."""
     made = {}
     chosen = [(arm, arm.median_run) for arm in _representatives(arms) if len(arm.median_run.pushes)]
     if chosen:
@@ -292,8 +292,8 @@ def _openings(arms: Sequence[Arm]) -> dict[str, Figure]:
     granted = next((arm for arm in arms if (arm.median_run.summary or {}).get("grants")), None)
     if granted:
         run = granted.median_run
-        title = f"Thresholds at first: {granted.label}, seed {seed_of(run)}"
-        made |= of_run.threshold_at_first(run, title)
+        title = f"Thresholds: {granted.label}, seed {seed_of(run)}"
+        made |= of_run.thresholds(run, title)
     return made
 
 

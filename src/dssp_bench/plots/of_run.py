@@ -34,7 +34,7 @@ def of_run(records: RunRecords) -> dict[str, Figure]:
     if len(records.evaluations) > 1:
         made["accuracy"] = figures.accuracy_over_time(series.accuracy(records.evaluations), time_label(records))
     if len(records.pushes):
-        made |= _of_pushes(records.pushes, worker_names(records), time_label(records)) | threshold_at_first(records)
+        made |= _of_pushes(records.pushes, worker_names(records), time_label(records)) | thresholds(records)
     return made
 
 
@@ -76,15 +76,25 @@ def _of_pushes(pushes: pd.DataFrame, names: Sequence[str], xlabel: str) -> dict[
     }
 
 
-def threshold_at_first(records: RunRecords, title: str = "Threshold at first") -> dict[str, Figure]:
-    """The thresholds and grants of a run's opening, as `threshold`; nothing for a paradigm without a threshold."""
+def thresholds(records: RunRecords, title: str = "Threshold") -> dict[str, Figure]:
+    """The thresholds and grants of a run's opening, as `threshold`; nothing for a paradigm without a threshold.
+
+    If the first grant comes later, it is the same length of time around that.
+    """
     names = worker_names(records)
-    _, end = opening(records.pushes)
-    allowed = series.threshold(records.pushes[records.pushes["arrived_s"] <= end])
+    begin, end = _with_a_grant(opening(records.pushes), records.grants)
+    allowed = series.threshold(records.pushes[records.pushes["arrived_s"].between(begin, end)])
     if not allowed:
         return {}
-    marks = _grants(records.grants[records.grants["at_s"] <= end], names)
+    marks = _grants(records.grants[records.grants["at_s"].between(begin, end)], names)
     return {"threshold": figures.threshold_over_time(_named(allowed, names), marks, title, time_label(records))}
+
+
+def _with_a_grant(window: tuple[float, float], grants: pd.DataFrame) -> tuple[float, float]:
+    """The window, moved if there are grants and all of them come later."""
+    begin, end = window
+    later = float(grants["at_s"].iloc[0]) - (begin + end) / 2 if len(grants) and grants["at_s"].iloc[0] > end else 0.0
+    return begin + later, end + later
 
 
 def opening(pushes: pd.DataFrame, iterations: int = ITERATIONS_SHOWN) -> tuple[float, float]:
