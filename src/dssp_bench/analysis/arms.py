@@ -47,7 +47,8 @@ def arms_of(runs: Iterable[RunRecords]) -> list[Arm]:
     groups: dict[str, list[RunRecords]] = {}
     for run in runs:
         groups.setdefault(_canonical(settings_of(run.config)), []).append(run)
-    members = [sorted(group, key=lambda run: (seed_of(run), run.folder.name)) for group in groups.values()]
+    in_order = [group for _, group in sorted(groups.items())]  # so that the order of the runs changes no label
+    members = [sorted(group, key=lambda run: (seed_of(run), run.folder.name)) for group in in_order]
     settings = [settings_of(group[0].config) for group in members]
     choices = [dict(group[0].config.get("choices", {})) for group in members]
     paradigms = [_paradigm(group[0]) for group in members]
@@ -79,7 +80,7 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
-        return next((text for text in (f"{value:.7g}", f"{value:.15g}") if float(text) == value), repr(value))
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(shown, value))}]"
     return str(value)

@@ -31,7 +31,7 @@ _NEVER = math.inf
 class Measure:
     """A column: its key in files, its heading for people, and how a run's number is found and shown.
 
-    `of` gives None for a run without such a number, and infinity for a time that never came. A speed-up is not of a
+    `of` gives None for a run without such a number, and infinity for a time that never came. A speed-up is of no single
     run: `speedup_of` is the key of the time that it compares. Numbers have so many `decimals`; None leaves it to them.
     """
 
@@ -42,7 +42,6 @@ class Measure:
     decimals: int | None = None
     percent: bool = False
     speedup_of: str = ""
-    target: float | None = None
 
 
 class Spread(NamedTuple):
@@ -158,7 +157,7 @@ class Comparison:
         record: dict[str, Any] = {
             "arm": row.arm.label,
             "paradigm": row.arm.paradigm,
-            "engine": _engine(row.arm),
+            "engine": _said("engine", row.arm.runs[0]),
             "learning_rate_clock": row.arm.clock,
             "runs": len(row.arm.runs),
             "seeds": row.seeds,
@@ -169,8 +168,7 @@ class Comparison:
             record[measure.key] = spread.median
             if not measure.speedup_of:
                 record |= {f"{measure.key}_low": spread.low, f"{measure.key}_high": spread.high}
-            if measure.target is not None:
-                record[f"{measure.key}_reached"] = spread.reached
+                record |= {f"{measure.key}_reached": spread.reached} if measure.part == "targets" else {}
         return record
 
 
@@ -180,29 +178,23 @@ def compare(arms: Sequence[Arm], targets: Sequence[float] = (), baseline: str | 
     `targets` are accuracies, 0 to 1, whose times are compared; without any they are `default_targets`. A speed-up is
     the baseline's time over the arm's, so 2 is twice as fast. The baseline is the arm whose label begins so, or for
     which this `KEY=VALUE` holds; by default `paradigm=bsp`, or the first arm. Of several, each arm is compared with the
-    one that has the same settings but the paradigm, such as the same clock of the learning rate, or else the first.
+    one that differs from it in the fewest settings besides the paradigm's, such as the clock of the learning rate.
     """
-    targets = tuple(targets) or default_targets(arms)
-    measures = _measures(targets)
-    cells = [
-        {
-            measure.key: Spread.of([measure.of(run) for run in arm.runs])
-            for measure in measures
-            if not measure.speedup_of
-        }
-        for arm in arms
-    ]
+    targets = tuple(dict.fromkeys(targets)) or default_targets(arms)
+    measures = [measure for measure in _measures(targets) if len(arms) > 1 or not measure.speedup_of]
+    spreads = [{each.key: Spread.of([each.of(run) for run in arm.runs]) for each in measures} for arm in arms]
     baselines = _baselines(arms, baseline)
-    for own, base in zip(cells, baselines, strict=True):
-        own |= {
-            measure.key: _speedup(own[measure.speedup_of], cells[base][measure.speedup_of])
-            for measure in measures
-            if measure.speedup_of and len(arms) > 1
-        }
-    known = [_resolved(measure, columns) for measure in measures if (columns := _columns(measure, cells))]
+    for measure in filter(lambda measure: measure.speedup_of, measures):
+        for own, base in zip(spreads, baselines, strict=True):
+            own[measure.key] = _speedup(own[measure.speedup_of], spreads[base][measure.speedup_of])
+    known = [
+        _with_decimals(measure, [number for own in spreads for number in own[measure.key].numbers])
+        for measure in measures
+        if any(own[measure.key].runs for own in spreads)
+    ]
     rows = [
         Row(arm, arms[base].label, {each.key: own[each.key].rounded(each.decimals or 0) for each in known})
-        for arm, base, own in zip(arms, baselines, cells, strict=True)
+        for arm, base, own in zip(arms, baselines, spreads, strict=True)
     ]
     return Comparison(tuple(rows), targets, tuple(known), tuple(_warnings(arms)), tuple(_notes(rows, known)))
 
@@ -213,14 +205,15 @@ def default_targets(arms: Sequence[Arm]) -> tuple[float, ...]:
     They are `TARGET_SHARES` of the lowest of the arms' median best accuracies, rounded down to two digits. Arms that
     got less than half as far as the best one do not count, since one that diverged would make the targets trivial.
     """
-    bests = [Spread.of([_of_summary("best_accuracy", run) for run in arm.runs]).median or 0.0 for arm in arms]
+    bests = [Spread.of([_said("best_accuracy", run) for run in arm.runs]).median or 0.0 for arm in arms]
     common = min((best for best in bests if best >= 0.5 * max(bests)), default=0.0)
-    if common <= 0:
-        return ()
-    step = 10.0 ** (math.floor(math.log10(common)) - 1)
-    return tuple(
-        dict.fromkeys(float(f"{math.floor(share * common / step + 1e-9) * step:.12g}") for share in TARGET_SHARES)
-    )
+    return tuple(dict.fromkeys(_two_digits(share * common) for share in TARGET_SHARES)) if common > 0 else ()
+
+
+def _two_digits(number: float) -> float:
+    """Rounded down, as 0.067 for 0.0679."""
+    step = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return float(f"{math.floor(number / step + 1e-9) * step:.12g}")
 
 
 # --- measures ---
@@ -228,15 +221,15 @@ def default_targets(arms: Sequence[Arm]) -> tuple[float, ...]:
 
 def _measures(targets: Sequence[float]) -> list[Measure]:
     return [
-        Measure("final_accuracy", "final accuracy", "result", _summary_key("final_accuracy"), 4),
-        Measure("best_accuracy", "best accuracy", "result", _summary_key("best_accuracy"), 4),
+        _of_summary("final_accuracy", "final accuracy", "result", 4),
+        _of_summary("best_accuracy", "best accuracy", "result", 4),
         *(measure for target in targets for measure in _time_to(target)),
-        Measure("duration_s", "total time (s)", "result", _summary_key("duration_s")),
+        _of_summary("duration_s", "total time (s)", "result"),
         Measure("speedup", "speed-up", "result", decimals=2, speedup_of="duration_s"),
-        Measure("pushes_per_s", "pushes/s", "throughput", _summary_key("pushes_per_s")),
+        _of_summary("pushes_per_s", "pushes/s", "throughput"),
         Measure("throughput", "pushes/s while all are there", "throughput", lambda run: throughput(run.pushes)),
-        Measure("samples_per_s", "samples/s", "throughput", _summary_key("samples_per_s")),
-        Measure("updates", "updates", "throughput", _summary_key("updates"), 0),
+        _of_summary("samples_per_s", "samples/s", "throughput"),
+        _of_summary("updates", "updates", "throughput", 0),
         Measure(
             "updates_per_iteration",
             "updates per iteration of the slowest",
@@ -246,10 +239,14 @@ def _measures(targets: Sequence[float]) -> list[Measure]:
         ),
         Measure("waiting_mean", "mean waiting", "waiting", lambda run: _waiting(run, np.mean), 3, percent=True),
         Measure("waiting_most", "largest waiting", "waiting", lambda run: _waiting(run, np.max), 3, percent=True),
-        Measure("max_lead", "largest lead", "waiting", _summary_key("max_lead"), 0),
-        Measure("mean_staleness", "mean staleness", "waiting", _summary_key("mean_staleness"), 2),
-        Measure("p99_staleness", "p99 staleness", "waiting", _summary_key("p99_staleness"), 0),
+        _of_summary("max_lead", "largest lead", "waiting", 0),
+        _of_summary("mean_staleness", "mean staleness", "waiting", 2),
+        _of_summary("p99_staleness", "p99 staleness", "waiting", 0),
     ]
+
+
+def _of_summary(key: str, heading: str, part: Part, decimals: int | None = None) -> Measure:
+    return Measure(key, heading, part, lambda run: _said(key, run), decimals)
 
 
 def _time_to(target: float) -> tuple[Measure, Measure]:
@@ -261,40 +258,27 @@ def _time_to(target: float) -> tuple[Measure, Measure]:
 
     key = f"time_to_{target:g}"
     return (
-        Measure(key, f"time to {target:g} (s)", "targets", moment, target=target),
+        Measure(key, f"time to {target:g} (s)", "targets", moment),
         Measure(f"speedup_to_{target:g}", "speed-up", "targets", decimals=2, speedup_of=key),
     )
 
 
-def _summary_key(key: str) -> Callable[[RunRecords], float | None]:
-    return lambda run: _of_summary(key, run)
-
-
-def _of_summary(key: str, run: RunRecords) -> float | None:
-    value: float | None = (run.summary or {}).get(key)
-    return value
+def _said(key: str, run: RunRecords) -> Any:
+    """What the run's summary says."""
+    return (run.summary or {}).get(key)
 
 
 def _waiting(run: RunRecords, condense: Callable[[list[float]], Any]) -> float | None:
-    shares = list((run.summary or {}).get("waiting_share", {}).values())
+    shares = list((_said("waiting_share", run) or {}).values())
     return float(condense(shares)) if shares else None
 
 
 def _speedup(own: Spread, base: Spread) -> Spread:
-    ratio = base.median / own.median if own.median and base.median else None
-    return Spread(ratio, None, None, own.reached, own.runs)
+    return Spread.of([base.median / own.median if own.median and base.median else None])
 
 
-def _columns(measure: Measure, cells: Sequence[Mapping[str, Spread]]) -> list[Spread]:
-    """The measure's spreads; none if no arm has such a number. A target that nobody reached is something known."""
-    spreads = [own[measure.key] for own in cells if measure.key in own]
-    known = any(spread.numbers or (spread.runs and not measure.speedup_of) for spread in spreads)
-    return spreads if known else []
-
-
-def _resolved(measure: Measure, spreads: Sequence[Spread]) -> Measure:
-    """The measure with its number of decimals."""
-    numbers = [number for spread in spreads for number in spread.numbers]
+def _with_decimals(measure: Measure, numbers: Sequence[float]) -> Measure:
+    """The measure with the number of decimals that these need; those of counts may be halves, as medians."""
     if measure.decimals is None:
         return replace(measure, decimals=_decimals(numbers))
     halves = measure.decimals == 0 and any(not float(number).is_integer() for number in numbers)
@@ -316,9 +300,7 @@ def _baselines(arms: Sequence[Arm], wanted: str | None) -> list[int]:
     if wanted is not None and not candidates:
         labels = ", ".join(arm.label for arm in arms)
         raise ConfigurationError("baseline", f"no arm is {wanted}", f"an arm or KEY=VALUE; there are: {labels}")
-    candidates = candidates or [0]
-    alike = [_without_paradigm(arm) for arm in arms]
-    return [next((candidate for candidate in candidates if alike[candidate] == mine), candidates[0]) for mine in alike]
+    return [min(candidates or [0], key=lambda candidate: _differences(arm, arms[candidate])) for arm in arms]
 
 
 def _is_wanted(arm: Arm, wanted: str) -> bool:
@@ -329,43 +311,58 @@ def _is_wanted(arm: Arm, wanted: str) -> bool:
     return condition is not None and condition.key in facts and condition.holds(facts[condition.key])
 
 
-def _without_paradigm(arm: Arm) -> dict[str, Any]:
-    return {key: value for key, value in arm.settings.items() if not key.startswith("paradigm.")}
+def _differences(arm: Arm, other: Arm) -> int:
+    """In how many settings two arms differ, those of their paradigms left aside."""
+    keys = (key for key in {*arm.settings, *other.settings} if not key.startswith("paradigm."))
+    return sum(arm.settings.get(key) != other.settings.get(key) for key in keys)
 
 
 # --- what must be said ---
 
 
-def _engine(arm: Arm) -> str:
-    return str((arm.runs[0].summary or {}).get("engine"))
+_MIXED = {
+    "engine": "engines, whose seconds are not the same",
+    "model": "models, whose accuracies and seconds are not the same",
+    "dataset": "data sets, whose accuracies are not the same",
+    "learning_rate_clock": "clocks of the learning rate, which drops at other moments",
+}
+"""What a summary must say alike of runs whose numbers can be compared."""
 
 
 def _warnings(arms: Sequence[Arm]) -> Iterator[str]:
-    engines = sorted({_engine(arm) for arm in arms})
-    if len(engines) > 1:
-        yield f"these are runs of different engines ({', '.join(engines)}), whose seconds are not the same"
-    machines = {_machine(run) for arm in arms if _engine(arm) == "local" for run in arm.runs}
+    runs = [run for arm in arms for run in arm.runs]
+    for key, why in _MIXED.items():
+        values = sorted({str(_said(key, run)) for run in runs})
+        if len(values) > 1:
+            yield f"the runs are of {', '.join(values)}: different {why}"
+    versions = sorted({_version(run) for run in runs})
+    if len(versions) > 1:
+        yield f"the runs were made with different versions of dssp-bench ({', '.join(versions)})"
+    machines = sorted({_machine(run) for run in runs if _said("engine", run) == "local"})
     if len(machines) > 1:
-        yield f"the runs in real processes were made on different machines ({'; '.join(sorted(machines))})"
+        yield f"the runs in real processes were made on different machines ({'; '.join(machines)})"
     for arm in arms:
         diverged = sum(_diverged(run) for run in arm.runs)
         if diverged:
             yield f"{arm.label}: {diverged} of {len(arm.runs)} runs diverged; at their end the loss is no number"
 
 
+def _version(run: RunRecords) -> str:
+    return str((run.environment or {}).get("packages", {}).get("dssp-bench"))
+
+
 def _machine(run: RunRecords) -> str:
     hardware = (run.environment or {}).get("hardware", {})
-    gpus = [str(gpu.get("name", gpu) if isinstance(gpu, dict) else gpu) for gpu in hardware.get("gpus", [])]
-    return ", ".join([f"{hardware.get('cores')} cores of {hardware.get('cpu')}", *gpus])
+    return ", ".join([f"{hardware.get('cores')} cores of {hardware.get('cpu')}", *map(str, hardware.get("gpus", []))])
 
 
 def _diverged(run: RunRecords) -> bool:
     """Whether the last loss was not finite, which JSON cannot say but with null."""
-    return _of_summary("final_accuracy", run) is not None and _of_summary("final_loss", run) is None
+    return _said("final_accuracy", run) is not None and _said("final_loss", run) is None
 
 
 def _notes(rows: Sequence[Row], measures: Sequence[Measure]) -> Iterator[str]:
-    if all(_engine(row.arm) == "simulated" for row in rows):
+    if all(_said("engine", run) == "simulated" for row in rows for run in row.arm.runs):
         yield "Seconds are of virtual time"
     if any(len(row.arm.runs) > 1 for row in rows):
         yield "Of several runs: the median, and the lowest and highest where they differ"
@@ -373,7 +370,7 @@ def _notes(rows: Sequence[Row], measures: Sequence[Measure]) -> Iterator[str]:
         yield "No run has an accuracy"
     if any(measure.speedup_of for measure in measures):
         names = list(dict.fromkeys(row.baseline for row in rows))
-        which = ", the one with the same other settings" if len(names) > 1 else ""
+        which = ", the one whose other settings differ least" if len(names) > 1 else ""
         yield f"Speed-up: how many times as fast as {' or '.join(names)}{which}"
 
 
@@ -386,14 +383,13 @@ def _runs_in_words(row: Row) -> str:
 
 
 def _cell(measure: Measure, spread: Spread) -> Cell:
+    if not spread.runs:
+        return Cell("-")
     partly = f"{spread.reached} of {spread.runs} runs" if 0 < spread.reached < spread.runs else ""
-    if spread.median is None or spread.low is None or spread.high is None:
-        if measure.speedup_of or not spread.runs:
-            return Cell("-" if spread.median is None else _text(spread.median, measure))
+    if spread.median is None:
         return Cell("not reached", f"{partly} did" if partly else "")
-    low, high = _text(spread.low, measure), _text(spread.high, measure)
-    said = [f"{low} to {high}" if low != high else "", partly]
-    return Cell(_text(spread.median, measure), ", ".join(filter(None, said)))
+    median, low, high = (_text(number, measure) for number in spread.numbers)
+    return Cell(median, ", ".join(filter(None, [f"{low} to {high}" if low != high else "", partly])))
 
 
 def _text(number: float, measure: Measure) -> str:

@@ -1,5 +1,6 @@
 """`dssp-bench compare`: runs beside each other, as tables, files and figures."""
 
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.experiment.selection import Selection, in_words, select
 from dssp_bench.experiment.spec import default_runs_dir
 from dssp_bench.records.files import write_whole
+
+_HEADING_WIDTH = 12
 
 
 def compare(
@@ -73,7 +76,7 @@ def _drawn(table: comparison.Table) -> Table:
     )
     drawn.add_column(table.headings[0], overflow="fold")
     for heading in table.headings[1:]:
-        drawn.add_column(heading, justify="right", vertical="top")
+        drawn.add_column("\n".join(textwrap.wrap(heading, _HEADING_WIDTH)), justify="right", vertical="top")
     for row in table.rows:
         drawn.add_row(*map(_both, row))
     return drawn

@@ -1,6 +1,5 @@
 """Which runs are meant: by folder, name, sweep or MLflow's id, and by what their configuration and summary say."""
 
-import json
 import os
 import re
 import sqlite3
@@ -16,6 +15,7 @@ from dssp_bench.core.errors import ConfigurationError, RecordsError
 from dssp_bench.experiment.mlflow_log import database
 from dssp_bench.experiment.spec import nearest, unknown_key
 from dssp_bench.records.reader import RunRecords
+from dssp_bench.records.schema import TABLES
 
 SWEEPS = "sweeps"
 _MOST_VALUES = 12
@@ -99,7 +99,8 @@ def _runs_at(place: Path) -> list[Path]:
     if _is_run(place):
         return [place]
     if place.parent.name == SWEEPS:
-        return [folder for folder in _runs_in(place.parent.parent) if _tags(folder).get("sweep") == place.name]
+        runs = _runs_in(place.parent.parent)
+        return [folder for folder in runs if _tags(RunRecords(folder)).get("sweep") == place.name]
     return _runs_in(place)
 
 
@@ -139,12 +140,11 @@ def _unique(folders: Iterable[Path]) -> list[Path]:
     return list({folder.resolve(): folder for folder in folders}.values())
 
 
-def _tags(folder: Path) -> dict[str, str]:
+def _tags(records: RunRecords) -> dict[str, Any]:
     try:
-        tags: dict[str, str] = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("tags", {})
-    except (OSError, ValueError):
+        return dict((records.environment or {}).get("tags", {}))
+    except RecordsError:
         return {}
-    return tags
 
 
 # --- what a run says of itself ---
@@ -184,8 +184,10 @@ class _Run:
                 return str(summary["status"])
             if summary["engine"] == "replay":
                 return "replayed"
-            if not self.records.finished or "seed" not in self.records.config or self.records.evaluations is None:
+            if not self.records.finished or "seed" not in self.records.config:
                 return "incomplete"
+            for part in ("environment", *TABLES):
+                getattr(self.records, part)  # which keeps what it has read
         except (RecordsError, LookupError, TypeError):
             return "unreadable"
         return ""
@@ -194,7 +196,7 @@ class _Run:
         yield self._summary
         yield self._choices
         yield self._settings
-        yield self._tags
+        yield _tags(self.records)
 
     @cached_property
     def _summary(self) -> dict[str, Any]:
@@ -218,10 +220,6 @@ class _Run:
     @cached_property
     def _settings(self) -> dict[str, Any]:
         return flat({key: value for key, value in self._config.items() if key != "choices"})
-
-    @cached_property
-    def _tags(self) -> dict[str, Any]:
-        return _tags(self.records.folder)
 
 
 def _nothing(conditions: Sequence[Condition], runs: Sequence[_Run], runs_dir: Path) -> ConfigurationError:
