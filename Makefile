@@ -21,7 +21,7 @@ coverage:
 		--cov-branch --cov-report=term-missing --cov-fail-under=100
 
 reproduce:
-	$(BIN)/dssp-bench run -m engine=simulated paradigm=bsp,asp,ssp,dssp cluster=hetero seed=1,2,3
+	$(BIN)/dssp-bench reproduce all
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage

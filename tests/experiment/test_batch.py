@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dssp_bench.core.errors import DataNotFound
 from dssp_bench.experiment.batch import BatchProgress, Item, carry_out, finished_runs
 from dssp_bench.records.files import write_json
+from dssp_bench.tasks.task import Data, DataFacts, DataSource
 from tests.experiment.specs import spec, troubled
 
 
@@ -46,6 +49,25 @@ def test_all_runs_are_made_and_found_again_by_their_configuration(tmp_path: Path
         summary = json.loads((finished[item.fingerprint] / "summary.json").read_text(encoding="utf-8"))
         assert summary["paradigm"] == item.label
         assert heard.events.index(("started", item.label)) < heard.events.index(("done", item.label))
+
+
+class Absent(DataSource):
+    """Data that is not on this machine."""
+
+    def load(self) -> Data:
+        raise DataNotFound("no such images")
+
+    def facts(self) -> DataFacts:
+        return DataFacts(1500, (1, 8, 8), 10)
+
+
+def test_data_that_is_missing_is_said_once_and_before_anything_starts(tmp_path: Path) -> None:
+    lacking = [Item(name, replace(spec(tmp_path, name), dataset=Absent())) for name in ("asp", "bsp")]
+    heard = Heard()
+    with pytest.raises(DataNotFound, match="no such images"):
+        carry_out([timing(tmp_path, "bsp"), *lacking], heard)
+    assert heard.events == []
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.processes

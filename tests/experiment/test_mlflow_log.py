@@ -280,6 +280,21 @@ def test_mlflow_is_imported_only_to_log() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+FINDER = """
+import sys
+from pathlib import Path
+from dssp_bench.experiment.mlflow_log import name_by_id
+print(name_by_id(Path(sys.argv[1]), sys.argv[2]), name_by_id(Path(sys.argv[1]), "0" * 32), "mlflow" in sys.modules)
+"""
+
+
+def test_a_run_is_found_by_its_id_without_importing_mlflow(tmp_path: Path) -> None:
+    client, experiment = open_store(tmp_path)
+    run_id = client.create_run(experiment, tags={"dssp.run": "mine"}).info.run_id
+    found = subprocess.run([sys.executable, "-c", FINDER, tmp_path, run_id], capture_output=True, check=True, text=True)
+    assert found.stdout.split() == ["mine", "None", "False"]
+
+
 def test_a_nested_configuration_becomes_flat_names_that_mlflow_takes() -> None:
     assert flatten(CONFIG) == {
         "name": "null",

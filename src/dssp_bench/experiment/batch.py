@@ -70,7 +70,10 @@ def carry_out(items: Sequence[Item], progress: BatchProgress, processes: int | N
 
     Runs in virtual time share the machine's cores, or so many processes; runs in real processes need it for themselves
     and come one after the other, in this process. KeyboardInterrupt is raised again when all that had begun is ended.
+    Raises DataNotFound before anything is started.
     """
+    for dataset in {repr(item.spec.dataset): item.spec.dataset for item in items if item.spec.trains}.values():
+        dataset.load()
     virtual = [item for item in items if isinstance(item.spec.engine, SimulatedOptions)]
     real = [item for item in items if not isinstance(item.spec.engine, SimulatedOptions)]
     errors: dict[str, str] = {}

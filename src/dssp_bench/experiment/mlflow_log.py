@@ -23,7 +23,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from dssp_bench.analysis import series
+from dssp_bench.core.errors import RecordsError
 from dssp_bench.experiment.watcher import RunInfo, Status, Watcher
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import TABLES
@@ -177,6 +178,21 @@ class MlflowLog(Watcher):
 def database(runs_dir: Path) -> Path:
     """Where a folder of runs keeps its MLflow database."""
     return runs_dir.resolve() / "mlflow.db"
+
+
+def name_by_id(runs_dir: Path, run_id: str) -> str | None:
+    """The name of the run's folder by its id in MLflow, None if there is no such run. Raises RecordsError.
+
+    It is read without MLflow, whose import takes longer than all else that asks for it.
+    """
+    store = database(runs_dir)
+    query = "SELECT value FROM tags WHERE run_uuid = ? AND key = 'dssp.run'"
+    try:
+        with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute(query, (run_id,)).fetchone()
+    except sqlite3.Error as error:
+        raise RecordsError(f"{store} cannot be read: {error}") from error
+    return str(found[0]) if found else None
 
 
 def open_store(runs_dir: Path) -> tuple[Any, str]:

@@ -7,7 +7,6 @@ from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.messages import SECOND, Nanoseconds
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
-from dssp_bench.engines.options import LocalOptions, SimulatedOptions
 from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.tasks.sharding import iterations
@@ -31,7 +30,7 @@ def make_plan(spec: RunSpec, facts: DataFacts) -> Plan:
     """The numbers of this run on data with these facts. Raises ConfigurationError."""
     workers = len(spec.cluster.workers)
     share = None
-    if spec.stop.epochs is not None or _trains(spec):
+    if spec.stop.epochs is not None or spec.trains:
         _check_shards(facts.examples // workers, spec.batch_size)
     if spec.stop.epochs is not None:
         share = iterations(spec.stop.epochs, facts.examples // workers, spec.batch_size)
@@ -63,10 +62,6 @@ def make_plan(spec: RunSpec, facts: DataFacts) -> Plan:
         evaluate_every=inf if every is None else every * facts.examples,
         total_pushes=min(totals) if totals else None,
     )
-
-
-def _trains(spec: RunSpec) -> bool:
-    return isinstance(spec.engine, LocalOptions) or (isinstance(spec.engine, SimulatedOptions) and spec.engine.train)
 
 
 def _check_shards(smallest: int, batch_size: int) -> None:

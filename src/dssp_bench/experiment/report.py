@@ -35,6 +35,7 @@ from dssp_bench.reference.published import (
 )
 
 NAMES = {"updates": "clock of updates (as published)", "samples": "clock of samples (the same epoch for everyone)"}
+_FIRST_FIGURES = ("figures/clocks.png", "figures/updates/accuracy_time.png")
 _SCALES: dict[Scale, str] = {
     "full": "The paper's own networks, data and numbers of epochs.",
     "mini": "A small network and data set in virtual time, with the paper's numbers of workers, ratio of speeds, "
@@ -76,8 +77,9 @@ def result_of(study: Study, scale: Scale, runs: Iterable[RunRecords]) -> Result:
 def write_report(result: Result, folder: Path, sensitivity: Sequence[Row] = ()) -> Path:
     """Write `report.md` with its figures, tables and claims into a folder; returns the report's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = _draw(result, folder)
-    sections = [*_sections(result, sensitivity), _figures(files, folder)]
+    figures = [path.relative_to(folder).as_posix() for path in _draw(result, folder) if path.suffix == ".png"]
+    first = [path for path in _FIRST_FIGURES if path in figures]
+    sections = [*_sections(result, sensitivity, _shown(first)), _figures(result, figures)]
     text = "\n\n".join(section for section in sections if section) + "\n"
     write_whole(folder / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
     for clock, arms in result.arms.items():
@@ -88,11 +90,12 @@ def write_report(result: Result, folder: Path, sensitivity: Sequence[Row] = ()) 
     return folder / "report.md"
 
 
-def _sections(result: Result, sensitivity: Sequence[Row]) -> list[str]:
+def _sections(result: Result, sensitivity: Sequence[Row], figures: str) -> list[str]:
     study = result.study
     made = [
         f"# {study.figure} of the DSSP paper, scale={result.scale}\n\n{study.title}. {_SCALES[result.scale]}",
         "## In short\n\n" + "\n".join(f"- {line}" for line in in_short(result)),
+        figures,
         _speed_ups(result),
         _table_1(result),
         _drops(result),
@@ -323,9 +326,17 @@ def _published_curves(study: Study) -> dict[str, Series]:
     return {name: Series(np.array(curve.seconds), np.array(curve.accuracy)) for name, curve in read.items()}
 
 
-def _figures(files: Sequence[Path], folder: Path) -> str:
-    lines = [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in files if path.suffix == ".png"]
-    return "\n\n".join(["## Figures", *lines])
+def _figures(result: Result, figures: Sequence[str]) -> str:
+    """Those of each clock that are not shown at the top."""
+    sections = ["## Figures"]
+    for clock in result.arms:
+        of_clock = [path for path in figures if f"/{clock}/" in path and path not in _FIRST_FIGURES]
+        sections += [f"### {_capital(NAMES[clock])}", _shown(of_clock)]
+    return "\n\n".join(sections)
+
+
+def _shown(figures: Sequence[str]) -> str:
+    return "\n\n".join(f"![{Path(path).stem}]({path})" for path in figures)
 
 
 # --- numbers of arms --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, start_fork_server, transports
-from dssp_bench.engines.options import LocalOptions, ReplayOptions, SimulatedOptions
+from dssp_bench.engines.options import LocalOptions, ReplayOptions
 from dssp_bench.experiment.environment import environment
 from dssp_bench.experiment.local import PRELOAD, run_locally, startup_seconds
 from dssp_bench.experiment.parts import parameter_count
@@ -136,12 +136,11 @@ class _Training(_Run):
     def prepare(self) -> RunInfo:
         """Read the data, and see whether everything fits together."""
         spec = self.spec
-        trains = not (isinstance(spec.engine, SimulatedOptions) and not spec.engine.train)
-        self._data = spec.dataset.load() if trains else None
+        self._data = spec.dataset.load() if spec.trains else None
         facts = self._data.facts if self._data else spec.dataset.facts()
         self._plan = make_plan(spec, facts)
         layout, extra = spec.cluster, dict[str, Any]()
-        if trains:
+        if spec.trains:
             parameter_count(spec.model, facts.input_shape, facts.classes)  # refuses inputs that it cannot take
             extra["devices"] = {"server": server_device(layout), "workers": devices(layout)}
         if isinstance(spec.engine, LocalOptions):

@@ -2,17 +2,15 @@
 
 import os
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dssp_bench.analysis.arms import Condition, flat, shown
 from dssp_bench.core.errors import ConfigurationError, RecordsError
-from dssp_bench.experiment.mlflow_log import database
+from dssp_bench.experiment.mlflow_log import name_by_id
 from dssp_bench.experiment.spec import nearest, unknown_key
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import TABLES
@@ -105,19 +103,14 @@ def _runs_at(place: Path) -> list[Path]:
 
 
 def _of_mlflow(run_id: str, runs_dir: Path) -> Path:
-    """The folder of a run by its id; read without MLflow, whose import takes longer than everything else here."""
-    store = database(runs_dir)
-    query = "SELECT value FROM tags WHERE run_uuid = ? AND key = 'dssp.run'"
+    hint = "give the run's folder instead"
     try:
-        with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
-            found = connection.execute(query, (run_id,)).fetchone()
-    except sqlite3.Error as error:
-        raise ConfigurationError("RUNS", f"{store} cannot be read: {error}", "give the run's folder instead") from error
-    if found is None or not _is_run(runs_dir / found[0]):
-        raise ConfigurationError(
-            "RUNS", f"MLflow knows no run {run_id} whose folder is under {runs_dir}", "give the run's folder instead"
-        )
-    return runs_dir / str(found[0])
+        name = name_by_id(runs_dir, run_id)
+    except RecordsError as error:
+        raise ConfigurationError("RUNS", str(error), hint) from error
+    if name is None or not _is_run(runs_dir / name):
+        raise ConfigurationError("RUNS", f"MLflow knows no run {run_id} whose folder is under {runs_dir}", hint)
+    return runs_dir / name
 
 
 def _runs_in(folder: Path) -> list[Path]:

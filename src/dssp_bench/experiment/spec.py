@@ -161,6 +161,12 @@ class RunSpec:
     config: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def trains(self) -> bool:
+        """Whether gradients are computed, for which the data must be there."""
+        engine = self.engine
+        return engine.train if isinstance(engine, SimulatedOptions) else isinstance(engine, LocalOptions)
+
 
 def build_spec(config: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> RunSpec:
     """The validated specification; raises `ConfigurationErrors` with every problem that it finds."""
