@@ -143,18 +143,21 @@ def _how_much_earlier(result: Result, clock: str, target: float) -> str:
     """Who reached the first target how much earlier than whom, and when everyone's rate had dropped by then."""
     arms = result.arms[clock]
     times = {arm.label: _median_time(arm, target) for arm in arms}
-    late = [label for arm in arms if (label := arm.label) and arm.paradigm in ("bsp", "ssp")]
     parts = []
     for arm in arms:
         if arm.paradigm in ("asp", "dssp") and times[arm.label] < math.inf:
-            factors = [times[label] / times[arm.label] for label in late]
-            parts.append(f"{arm.label} {_factors(factors)} times as early as BSP and SSP")
+            said = [
+                f"{_factors(factors)} times as early as by {late.upper()}"
+                for late in ("bsp", "ssp")
+                if (factors := [times[a.label] / times[arm.label] for a in arms if a.paradigm == late])
+            ]
+            parts += [f"{arm.label} {' and '.join(said)}"] if said else []
     if not parts:
         return ""
     drops = ", ".join(f"{arm.label} {drop:.2f}" for arm in arms if (drop := _first_drop(arm)) is not None)
     return (
         f"{_capital(NAMES[clock])}: an accuracy of {target:g} is reached by "
-        + " and by ".join(parts)
+        + ", by ".join(parts)
         + (f". The rate first dropped at these fractions of the runs: {drops}." if drops else ".")
     )
 
