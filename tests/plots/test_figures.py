@@ -6,6 +6,7 @@ from subprocess import run
 
 import numpy as np
 import pytest
+from matplotlib.text import Annotation
 
 from dssp_bench import plots
 from dssp_bench.analysis.series import Series
@@ -54,6 +55,11 @@ def test_figures_are_saved_under_the_run(tmp_path: Path) -> None:
 def test_a_run_that_ended_at_once_has_no_figures(tmp_path: Path) -> None:
     RecordWriter(tmp_path).close()
     assert plots.save_all(RunRecords.open(tmp_path), tmp_path) == []
+
+
+def test_a_run_of_a_single_push_has_figures_too(tmp_path: Path) -> None:
+    made = of_run(fake_run.finished(tmp_path, BSP(), slowdowns=(1.0,), pushes=1))
+    assert made["threshold"].axes[0].get_xlim()[0] == 0
 
 
 def test_a_run_of_a_known_engine_has_named_workers_and_virtual_seconds(tmp_path: Path) -> None:
@@ -107,6 +113,24 @@ def test_thresholds_are_shown_around_the_first_grant_where_that_comes_late(tmp_p
     assert first > opening(records.pushes)[1]
     begin, end = of_run(records)["threshold"].axes[0].get_xlim()
     assert 0 < begin < first < end < records.pushes["arrived_s"].max()
+
+
+def test_names_of_thresholds_stand_to_the_right_of_all_lines_also_where_time_begins_late() -> None:
+    steps = {
+        name: Series(np.array([100.0, end - 1, end]), np.array([3.0, 5.0, value]))
+        for name, end, value in [("first", 109.6, 8.0), ("second", 110.0, 8.0), ("third", 109.8, 7.0)]
+    }
+    axes = figures.threshold_over_time(steps, {}).axes[0]
+    assert axes.get_xlim() == pytest.approx((100.0, 110.1))
+    labels = {text.get_text(): text for text in axes.texts if isinstance(text, Annotation)}
+    assert {text.xy[0] for text in labels.values()} == {110.0}
+    assert {name: text.xy[1] for name, text in labels.items()} == {"first": 8.0, "second": 8.0, "third": 7.0}
+
+
+def test_throughput_is_in_the_runs_own_seconds_and_its_highest_point_is_inside(tmp_path: Path) -> None:
+    axes = of_run(fake_arms.finished(tmp_path / "run", BSP()))["throughput"].axes[0]
+    assert axes.get_ylabel() == "pushes per virtual second"
+    assert axes.get_ylim()[1] > axes.dataLim.ymax
 
 
 def test_matplotlib_is_imported_only_to_draw() -> None:

@@ -1,12 +1,16 @@
 """Figures of a comparison: what is drawn for which runs, and that all of it is named."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.transforms import BboxBase
 
 from dssp_bench import plots
 from dssp_bench.analysis.arms import Arm
@@ -28,6 +32,7 @@ OF_TIMING = {
     "learning_rate", "throughput", "duration", "updates_per_iteration",
     "waiting", "lead", "staleness", "timeline", "threshold",
 }  # fmt: skip
+LONG = "held_gradients=merge_sum interval=hold_corrected cluster=paper"  # more than 60 letters
 CURVE = Series(np.array([0.0, 10.0, 20.0]), np.array([0.1, 0.8, 0.85]))
 
 
@@ -75,6 +80,41 @@ def test_every_axis_says_what_it_measures_and_in_what(drawn: dict[str, Figure]) 
     }
     assert drawn["waiting"].axes[0].get_title(loc="left") == "Held by the server, % of the worker's time"
     assert drawn["accuracy_time"].axes[0].get_ylabel() == "test accuracy (%)"
+
+
+def test_sixteen_arms_with_long_names_leave_every_word_inside_the_figure(four: list[Arm]) -> None:
+    long = [replace(arm, label=f"{n} {LONG}") for n, arm in enumerate(sorted(4 * four, key=lambda arm: arm.label))]
+    made = of_arms(long, targets=[0.3, 0.4, 0.95])
+    made["clocks"] = clocks({"updates": long, "samples": long})
+    for name, figure in made.items():
+        outside = [what for what, box in written(figure).items() if not within(box, figure.bbox)]
+        assert not outside, f"{name}: {outside}"
+
+
+def test_a_name_without_spaces_is_broken_too_and_rows_are_as_high_as_their_names() -> None:
+    short, long = [Seeds("BSP", "0.5", [1.0])] * 8, [Seeds("x" * 100, "0.5", [1.0])] * 8
+    low, high = arm_figures.bars("duration (s)", short), arm_figures.bars("duration (s)", long)
+    assert high.get_figheight() > low.get_figheight()
+    style.settle(high)
+    names = [label.get_window_extent() for label in high.axes[0].get_yticklabels()]
+    assert len(names) == 8
+    assert not overlapping(names)
+
+
+def test_a_legend_of_many_lines_makes_the_figure_higher_and_not_the_axes_lower(four: list[Arm]) -> None:
+    long = [replace(arm, label=f"{arm.label} {LONG}") for arm in four]
+    few, many = (style.settle(of_arms(arms)["accuracy_time"]).axes[0] for arms in (four, long))
+    assert many.get_window_extent().height == pytest.approx(few.get_window_extent().height, rel=0.06)
+
+
+def test_runs_of_both_engines_have_both_units_of_time(four: list[Arm], tmp_path: Path) -> None:
+    real = fake_arms.finished(tmp_path / "real", BSP())
+    real.config["choices"]["engine"] = "local"
+    made = of_arms([replace(four[1], label="ASP"), replace(four[0], label="BSP local", runs=(real,))], targets=[0.4])
+    for name in ("accuracy_time", "time_to_target", "learning_rate", "timeline"):
+        assert made[name].axes[-1].get_xlabel() == "time (s or virtual s)", name
+    assert made["duration"].axes[0].get_xlabel() == "duration (s or virtual s)"
+    assert made["throughput"].axes[0].get_xlabel() == "pushes per second or virtual second"
 
 
 @pytest.mark.parametrize("name", ["accuracy_time", "accuracy_samples", "accuracy_updates", "learning_rate"])
@@ -149,6 +189,26 @@ def test_a_seed_that_never_reached_the_target_is_counted_at_the_edge() -> None:
     assert legend(made) == ["a seed", "median", "not reached"]
 
 
+def test_a_target_that_nobody_reached_has_no_axis_of_time() -> None:
+    never, once = [Seeds("BSP", "black", [None, None])], [Seeds("BSP", "black", [None, 2.0])]
+    reached, unreached = arm_figures.times_to({0.8: once, 0.9: never}, "time (s)").axes
+    assert (reached.get_xlabel(), unreached.get_xlabel()) == ("time (s)", "reached by none")
+    assert len(unreached.get_xticks()) == 0
+
+
+@pytest.mark.parametrize("name", ["DSSP 3-15 +m", LONG])
+@pytest.mark.parametrize("longest", [0.0033, 0.033, 65432.1])
+@pytest.mark.parametrize("targets", [1, 2, 3])
+def test_times_can_be_told_apart_in_every_panel(name: str, longest: float, targets: int) -> None:
+    seeds = [Seeds(name, "black", [longest, longest / 2, None])]
+    figure = style.settle(arm_figures.times_to({0.1 * n: seeds for n in range(1, targets + 1)}, "time (s)"))
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    labels = [(axes, label) for axes in shown for label in axes.get_xticklabels()]
+    ticks = [label.get_window_extent() for axes, label in labels if label.get_position()[0] <= axes.get_xlim()[1]]
+    assert len(ticks) >= 3 * targets
+    assert not overlapping([tick.padded(2) for tick in ticks])
+
+
 @pytest.mark.parametrize(
     ("times", "marked"), [([3.0, 1.0, 2.0], [2.0]), ([1.0, 2.0], [1.5]), ([1.0, None, 2.0], [2.0]), ([1.0, None], [])]
 )
@@ -219,3 +279,23 @@ def look(axes: Any, label: str) -> tuple[Any, ...]:
     """What tells the line of this name from others."""
     [line] = [line for line in axes.lines if line.get_label() == label]
     return line.get_color(), line.get_linestyle(), line.get_marker(), line.get_fillstyle()
+
+
+def written(figure: Figure) -> dict[str, BboxBase]:
+    """Where a figure's words are when it is saved: its notes, panels, head and legends."""
+    style.settle(figure)
+    seen = [axes for axes in figure.axes if axes.get_visible()]
+    notes = {text.get_text(): text.get_window_extent() for axes in seen for text in axes.texts}
+    panels = {f"panel {number}": box for number, axes in enumerate(seen) if (box := axes.get_tightbbox())}
+    rest = {str(part): part.get_window_extent() for part in (*figure.texts, *figure.legends)}
+    return {**notes, **panels, **rest}
+
+
+def within(inner: BboxBase, outer: BboxBase) -> bool:
+    """Whether one box is in the other."""
+    return inner.x0 >= outer.x0 and inner.x1 <= outer.x1 and inner.y0 >= outer.y0 and inner.y1 <= outer.y1
+
+
+def overlapping(boxes: Sequence[BboxBase]) -> list[tuple[BboxBase, BboxBase]]:
+    """The pairs of boxes that overlap."""
+    return [(one, other) for one, other in combinations(boxes, 2) if one.overlaps(other)]

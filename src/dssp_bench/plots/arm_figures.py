@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACCURACY = "test accuracy (%)"
-ROW = 0.27  # inches
+LONG_NAME = 12  # letters
 PUBLISHED = "0.55"
 
 
@@ -121,8 +122,9 @@ def learning_rates(xlabel: str, curves: Sequence[Curve], title: str = "", note: 
 
 def bars(xlabel: str, arms: Sequence[Seeds], title: str = "", note: str = "") -> Figure:
     """The median of each arm as a bar, with whiskers from the lowest to the highest of its seeds."""
-    figure, axes = style.figure(xlabel, "", title, _height(len(arms)), note)
-    style.rows(axes, [arm.label for arm in arms])
+    names = [arm.label for arm in arms]
+    figure, axes = style.figure(xlabel, "", title, _height(names), note)
+    style.rows(axes, names)
     medians = [float(np.median(arm.known)) for arm in arms]
     axes.barh(range(len(arms)), medians, height=0.62, color=[arm.color for arm in arms], edgecolor="0.2", linewidth=0.5)
     largest = max(max(arm.known) for arm in arms)
@@ -140,8 +142,9 @@ def bars(xlabel: str, arms: Sequence[Seeds], title: str = "", note: str = "") ->
 
 def distributions(xlabel: str, arms: Sequence[Distribution], title: str = "", note: str = "") -> Figure:
     """Where the whole numbers of each arm lie: all, the middle half, the median and the 99th percentile."""
-    figure, axes = style.figure(xlabel, "", title, _height(len(arms)) + 0.3, note)
-    style.rows(axes, [arm.label for arm in arms])
+    names = [arm.label for arm in arms]
+    figure, axes = style.figure(xlabel, "", title, _height(names) + 0.3, note)
+    style.rows(axes, names)
     highest = []
     for number, arm in enumerate(arms):
         low, quarter, median, three_quarters, most, high = series.quantiles(arm.counts, (0, 0.25, 0.5, 0.75, 0.99, 1))
@@ -161,7 +164,7 @@ def distributions(xlabel: str, arms: Sequence[Distribution], title: str = "", no
 
 def waiting(shares: Mapping[str, Sequence[float]], columns: Sequence[str], title: str = "", note: str = "") -> Figure:
     """A table of shares in percent, a row for each arm, the darker the larger; nan leaves a cell empty."""
-    figure, axes = style.figure("", "", title or "Waiting", _height(len(shares)) + 0.2, note)
+    figure, axes = style.figure("", "", title or "Waiting", _height(list(shares)) + 0.2, note)
     percent = 100 * np.array(list(shares.values()), float)
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in np.ndenumerate(percent):
@@ -182,16 +185,16 @@ def waiting(shares: Mapping[str, Sequence[float]], columns: Sequence[str], title
 
 def times_to(targets: Mapping[float, Sequence[Seeds]], xlabel: str, note: str = "") -> Figure:
     """When each seed of each arm reached a target, a panel for each target; None is a seed that never did."""
-    columns = min(len(targets), 3)
-    lines = -(-len(targets) // columns)
-    rows = max(len(arms) for arms in targets.values())
-    figure, grid = style.panels(lines, columns, lines * (_height(rows) + 0.1) + 0.3, sharey=True)
+    names = [arm.label for arm in max(targets.values(), key=len)]
+    lines = math.ceil(len(targets) / (2 if max(map(len, names)) > LONG_NAME else 3))
+    columns = math.ceil(len(targets) / lines)
+    figure, grid = style.panels(lines, columns, lines * (_height(names) + 0.1) + 0.3, sharey=True)
     style.head(figure, note)
     cells = [axes for row in grid for axes in row]
     for number, (target, arms) in enumerate(targets.items()):
-        title = f"Time to {100 * target:g} % test accuracy" if columns < 3 else f"to {100 * target:g} %"
+        title = f"Time to {100 * target:g} % test accuracy" if columns == 1 else f"to {100 * target:g} % accuracy"
         style.dress(cells[number], xlabel, "", title)
-        _draw_times(cells[number], arms, named=number % columns == 0)
+        _draw_times(cells[number], arms, named=number % columns == 0, intervals=6 // columns + 1)
     for axes in cells[len(targets) :]:
         axes.set_visible(False)
     style.legend(figure, _times_handles())
@@ -206,7 +209,7 @@ def timelines(panels: Mapping[str, Mapping[str, Activity]], window: tuple[float,
     style.head(figure, "blank: on the way, or in the server's queue")
     for [axes], (label, workers) in zip(grid, panels.items(), strict=True):
         style.dress(axes, "", "")
-        axes.set_title(label, loc="left", fontsize=style.SMALL + 1, pad=3)
+        axes.set_title(label, loc="left", fontsize=style.SMALL + 1, pad=3, wrap=True)
         draw_timeline(axes, workers, window)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="x", length=0)
@@ -272,15 +275,20 @@ def _limit(row: Sequence[Axes], curves: Sequence[Curve], targets: Sequence[float
         axes.set_xlim(left=0)
 
 
-def _draw_times(axes: Axes, arms: Sequence[Seeds], named: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
+def _draw_times(axes: Axes, arms: Sequence[Seeds], named: bool, intervals: int) -> None:
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     style.rows(axes, [arm.label for arm in arms])
     axes.tick_params(axis="y", labelleft=named)
-    largest = max((value for arm in arms for value in arm.known), default=1.0)
-    edge = 1.12 * largest
+    times = [value for arm in arms for value in arm.known]
+    edge = 1.12 * max(times, default=1.0)
     axes.set_xlim(0, edge)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if times:
+        axes.xaxis.set_major_locator(MaxNLocator(intervals))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    else:
+        axes.set_xticks([])
+        axes.set_xlabel("reached by none")
     for number, arm in enumerate(arms):
         axes.axhline(number, color="0.93", linewidth=0.8, zorder=0)
         reached = arm.known
@@ -337,8 +345,8 @@ def _scale(axes: Axes, highest: Sequence[int], xlabel: str) -> None:
         axes.set_xlim(-0.02 * top, 1.08 * top)
 
 
-def _height(rows: int) -> float:
-    return max(1.7, 1.15 + ROW * rows)
+def _height(names: Sequence[str]) -> float:
+    return max(1.7, 1.15 + style.row_height(names) * len(names))
 
 
 def _short(value: float) -> str:

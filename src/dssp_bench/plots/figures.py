@@ -44,11 +44,11 @@ def accuracy_over_time(accuracy: Series, xlabel: str = TIME) -> Figure:
     return figure
 
 
-def throughput_over_time(throughput: Series, xlabel: str = TIME) -> Figure:
+def throughput_over_time(throughput: Series, xlabel: str = TIME, ylabel: str = "pushes per second") -> Figure:
     """Pushes handled per second in each window."""
-    figure, axes = style.figure(xlabel, "pushes per second", "Throughput")
+    figure, axes = style.figure(xlabel, ylabel, "Throughput")
     _draw_lines(axes, {"throughput": throughput})
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * np.nanmax(throughput.value, initial=0) or 1.0)
     return figure
 
 
@@ -134,10 +134,11 @@ def threshold_over_time(
     """The largest lead allowed to each worker, and DSSP's grants: a mark at the lead that the grant allows."""
     figure, axes = style.figure(xlabel, "largest lead allowed (iterations)", title or "Threshold")
     highest = [float(np.nanmax(curve.value)) for curve in (*thresholds.values(), *grants.values())]
-    colors = _draw_iterations(axes, _equal_and_constant_together(thresholds), highest, drawstyle="steps-post")
-    begin = min(float(curve.at_s[0]) for curve in thresholds.values())
-    if begin > 0.1 * max(float(curve.at_s[-1]) for curve in thresholds.values()):
-        axes.set_xlim(left=begin)
+    first = min(float(curve.at_s[0]) for curve in thresholds.values())
+    last = max(float(curve.at_s[-1]) for curve in thresholds.values())
+    begin = first if 0.1 * last < first < last else 0.0
+    together = _equal_and_constant_together(thresholds)
+    colors = _draw_iterations(axes, together, highest, begin, drawstyle="steps-post")
     mark: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 4, "markerfacecolor": "white"}
     for name, marks in grants.items():
         axes.plot(*marks, **mark, markeredgecolor=colors.get(name, style.GREY))
@@ -162,7 +163,7 @@ def _equal_and_constant_together(curves: Mapping[str, Series]) -> dict[str, Seri
 
 
 def _draw_iterations(
-    axes: Axes, curves: Mapping[str, Series], highest: Sequence[float], **kwargs: Any
+    axes: Axes, curves: Mapping[str, Series], highest: Sequence[float], begin: float = 0.0, **kwargs: Any
 ) -> dict[str, str]:
     """Numbers of iterations; of many curves only the highest and the lowest are named. Returns their colours."""
     from matplotlib.collections import LineCollection
@@ -171,15 +172,15 @@ def _draw_iterations(
     axes.set_ylim(0, 1.1 * max(1.0, *highest))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) <= style.LINES:
-        return _draw_lines(axes, curves, **kwargs)
+        return _draw_lines(axes, curves, begin, **kwargs)
     steps = kwargs.get("drawstyle") == "steps-post"
     points = [np.column_stack(_stairs(curve) if steps else curve) for curve in curves.values()]
     axes.add_collection(LineCollection(points, colors=style.FAINT, linewidths=0.6))
     by_mean = sorted(curves, key=lambda name: float(np.nanmean(curves[name].value)))
-    return _draw_lines(axes, {name: curves[name] for name in (by_mean[-1], by_mean[0])}, **kwargs)
+    return _draw_lines(axes, {name: curves[name] for name in (by_mean[-1], by_mean[0])}, begin, **kwargs)
 
 
-def _draw_lines(axes: Axes, curves: Mapping[str, Series], **kwargs: Any) -> dict[str, str]:
+def _draw_lines(axes: Axes, curves: Mapping[str, Series], begin: float = 0.0, **kwargs: Any) -> dict[str, str]:
     """All curves, named at their ends, with dots where points are few; a single one needs no name. Returns colours."""
     ends = []
     few = all(len(curve.at_s) <= MOST_DOTS for curve in curves.values()) and "drawstyle" not in kwargs
@@ -189,7 +190,8 @@ def _draw_lines(axes: Axes, curves: Mapping[str, Series], **kwargs: Any) -> dict
             look = style.line(number)._replace(marker="." if few else "")
             axes.plot(curve.at_s[known], curve.value[known], **look._asdict(), **kwargs)
             ends.append((name, curve.at_s[known][-1], curve.value[known][-1], look.color))
-    axes.set_xlim(0, 1.01 * max((x for _, x, _, _ in ends), default=1.0))
+    last = max((x for _, x, _, _ in ends), default=1.0)
+    axes.set_xlim(begin, last + 0.01 * (last - begin))
     if len(curves) > 1:
         style.label_ends(axes, ends)
     return {name: color for name, _, _, color in ends}

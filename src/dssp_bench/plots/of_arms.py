@@ -25,7 +25,7 @@ TIMELINE_ITERATIONS = 30
 TIMELINE_WORKERS = 6
 WORKERS_NAMED = 8
 SPREAD = {"least": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "most": 1.0}
-CLOCKS = {"updates": "clock: updates (as published)", "samples": "clock: samples (fair)"}
+CLOCKS = {"updates": "clock: updates (as published)", "samples": "clock: samples (the same for all)"}
 
 
 def of_arms(
@@ -204,7 +204,7 @@ def _bars(arms: Sequence[Arm]) -> dict[str, Figure]:
     wanted: dict[str, tuple[str, str, Callable[[RunRecords], float | None]]] = {
         "throughput": (
             "Throughput",
-            f"pushes per {'virtual ' if 'virtual' in seconds else ''}second",
+            of_run.throughput_label(seconds),
             lambda run: (run.summary or {}).get("pushes_per_s"),
         ),
         "duration": ("Duration", f"duration ({seconds})", lambda run: (run.summary or {}).get("duration_s")),
@@ -288,7 +288,7 @@ def _openings(arms: Sequence[Arm]) -> dict[str, Figure]:
             arm.label: of_run.activities(run.pushes, end, TIMELINE_WORKERS, of_run.worker_names(run))
             for arm, run in chosen
         }
-        made["timeline"] = arm_figures.timelines(panels, (begin, end), _time(arms))
+        made["timeline"] = arm_figures.timelines(panels, (begin, end), _time([arm for arm, _ in chosen]))
     granted = next((arm for arm in arms if (arm.median_run.summary or {}).get("grants")), None)
     if granted:
         run = granted.median_run
@@ -323,9 +323,9 @@ def _seeds_note(arms: Sequence[Arm], lines: bool = False, whiskers: bool = True)
 
 
 def _time(arms: Sequence[Arm]) -> str:
-    return of_run.time_label(arms[0].runs[0])
+    return f"time ({_seconds(arms)})"
 
 
 def _seconds(arms: Sequence[Arm]) -> str:
-    """The unit of time."""
-    return _time(arms).removeprefix("time (").removesuffix(")")
+    """The unit of time, or both units where only some arms ran in virtual time."""
+    return " or ".join(sorted({of_run.time_unit(arm.runs[0]) for arm in arms}))

@@ -34,7 +34,7 @@ def of_run(records: RunRecords) -> dict[str, Figure]:
     if len(records.evaluations) > 1:
         made["accuracy"] = figures.accuracy_over_time(series.accuracy(records.evaluations), time_label(records))
     if len(records.pushes):
-        made |= _of_pushes(records.pushes, worker_names(records), time_label(records)) | thresholds(records)
+        made |= _of_pushes(records.pushes, worker_names(records), time_unit(records)) | thresholds(records)
     return made
 
 
@@ -48,22 +48,33 @@ def worker_names(records: RunRecords) -> tuple[str, ...]:
 
 
 def time_label(records: RunRecords) -> str:
-    """What an axis of this run's time is called: virtual seconds are no real ones."""
+    """What an axis of this run's time is called."""
+    return f"time ({time_unit(records)})"
+
+
+def time_unit(records: RunRecords) -> str:
+    """The unit of this run's time: virtual seconds are no real ones."""
     try:
         virtual = records.config["choices"]["engine"] == "simulated"
     except (KeyError, RecordsError):
         virtual = False
-    return "time (virtual s)" if virtual else figures.TIME
+    return "virtual s" if virtual else "s"
 
 
-def _of_pushes(pushes: pd.DataFrame, names: Sequence[str], xlabel: str) -> dict[str, Figure]:
+def throughput_label(unit: str) -> str:
+    """What an axis of throughput is called, by the unit of time."""
+    return f"pushes per {unit.replace('s', 'second')}"
+
+
+def _of_pushes(pushes: pd.DataFrame, names: Sequence[str], unit: str) -> dict[str, Figure]:
+    xlabel = f"time ({unit})"
     windows = series.windows(pushes, series.moments(pushes, min(60, len(pushes) // PUSHES_TO_A_WINDOW + 1)))
     throughput = Series(windows["at_s"].to_numpy(float), windows["pushes_per_s"].to_numpy(float))
     begin, end = opening(pushes)
     first = pushes[pushes["arrived_s"] <= end]
     shares = {worker: life.waiting_share for worker, life in lives(pushes).items()}
     return {
-        "throughput": figures.throughput_over_time(throughput, xlabel),
+        "throughput": figures.throughput_over_time(throughput, xlabel, throughput_label(unit)),
         "lead": figures.lead_over_time(_named(series.lead(pushes), names), xlabel=xlabel),
         "lead_at_first": figures.lead_over_time(
             _named(series.lead(first), names), "Lead over the slowest worker at first", xlabel

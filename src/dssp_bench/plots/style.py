@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ SMALL = 9
 GREY, FAINT = "0.45", "0.78"
 DOTS: Any = (0, (1, 2))
 MARKS = 8  # to a line
+ROW_LETTERS, LEGEND_LETTERS = 32, 95  # to a line of text
+TEXT_LINE = 1.25 * SMALL / 72  # inches
 
 
 class Line(NamedTuple):
@@ -90,10 +93,10 @@ def panels(rows: int, columns: int, height: float = HEIGHT, **kwargs: Any) -> tu
 
 
 def dress(axes: Axes, xlabel: str, ylabel: str, title: str = "", note: str = "") -> None:
-    """Labels, a light grid, and a title with a smaller note below it."""
+    """Labels, a light grid, and a title, wrapped at the figure's edge, with a smaller note below it."""
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.set_title(title, loc="left", fontsize=11, pad=20 if note else 7)
+    axes.set_title(title, loc="left", fontsize=11, pad=20 if note else 7, wrap=True)
     if note:
         look: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction", "va": "bottom"}
         axes.annotate(note, (0, 1), (0, 6), color=GREY, fontsize=SMALL - 0.5, **look).set_in_layout(False)
@@ -110,8 +113,8 @@ def head(made: Figure, text: str) -> None:
 
 
 def rows(axes: Axes, names: Sequence[str]) -> None:
-    """Make the y axis a list of names, the first on top."""
-    axes.set_yticks(range(len(names)), names)
+    """Make the y axis a list of names, the first on top and long ones on several lines."""
+    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color="0.9", linewidth=0.8)
@@ -119,8 +122,25 @@ def rows(axes: Axes, names: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
+def row_height(names: Sequence[str]) -> float:
+    """What the longest name needs in `rows`, in inches."""
+    return max(0.27, TEXT_LINE * max(map(_text_lines, map(wrapped, names)), default=0) + 0.04)
+
+
+def wrapped(text: str, letters: int = ROW_LETTERS) -> str:
+    """The text on several lines if it is longer than that; broken between words if they are shorter."""
+    return textwrap.fill(text, letters, break_on_hyphens=False)
+
+
+def _text_lines(text: str) -> int:
+    return text.count("\n") + 1
+
+
 def legend(made: Figure, handles: Sequence[Any] | None = None) -> None:
-    """Name what is drawn below the axes, in as many columns as fit; by default all that has a label, each once."""
+    """Name what is drawn below the axes, in as many columns as fit; by default all that has a label, each once.
+
+    A legend of more than two lines makes the figure higher instead of the axes lower.
+    """
     if handles is None:
         found: dict[str, Any] = {}
         for axes in made.axes:
@@ -129,17 +149,20 @@ def legend(made: Figure, handles: Sequence[Any] | None = None) -> None:
         handles = list(found.values())
     if not handles:
         return
-    longest = max(len(handle.get_label()) for handle in handles)
-    lines = math.ceil(len(handles) / max(1, 105 // (longest + 9)))
+    labels = [wrapped(handle.get_label(), LEGEND_LETTERS) for handle in handles]
+    lines = math.ceil(len(handles) / max(1, 105 // (max(map(len, labels)) + 9)))
     columns = math.ceil(len(handles) / lines)
+    text_lines = lines if columns > 1 else sum(map(_text_lines, labels))
+    made.set_figheight(made.get_figheight() + 1.3 * TEXT_LINE * max(0, text_lines - 2))
     look: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "handlelength": 3.4, "columnspacing": 1.6}
-    made.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
+    made.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
 
 
 def label_ends(axes: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
-    """Write (text, x, y, colour) to the right of each line's end, moved up or down where they would overlap.
+    """Write (text, x, y, colour) to the right of the lines' ends, moved up or down where they would overlap.
 
-    The limits of the axes must be set.
+    Lines that end near each other have their names below each other, to the right of the last end. The limits of the
+    axes must be set.
     """
     left, right = axes.get_xlim()
     neighbours: list[list[tuple[str, float, float, str]]] = []
@@ -149,7 +172,8 @@ def label_ends(axes: Axes, labels: Sequence[tuple[str, float, float, str]]) -> N
         else:
             neighbours.append([label])
     for group in neighbours:
-        _label_apart(axes, group)
+        last = group[-1][1]
+        _label_apart(axes, [(text, last, y, color) for text, _, y, color in group])
 
 
 def label_margin(axes: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
