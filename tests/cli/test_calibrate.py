@@ -9,10 +9,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from dssp_bench.analysis.waiting import lives
-from dssp_bench.cli.calibrate import layout_yaml
+from dssp_bench.cli.calibrate import layout_yaml, noise
 from dssp_bench.cli.compose import compose_job
 from dssp_bench.cli.main import app
 from dssp_bench.core.errors import ConfigurationError
+from dssp_bench.engines.compute_time import Jitter, SlowState
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.experiment.calibrate import Cores, calibrate, check_comparable, predict, prediction_spec, timing
 from dssp_bench.experiment.run import run
@@ -38,8 +39,8 @@ def recorded(runs_dir: Path, paradigm: str = "ssp", engine: str = "timing", **ch
     return RunRecords.open(result.folder)
 
 
-def command(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["calibrate", *map(str, arguments)])
+def command(*arguments: str | Path, columns: int = 160) -> Result:
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["calibrate", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
@@ -122,6 +123,31 @@ def test_runs_to_check_are_shown_beside_their_prediction(tmp_path: Path) -> None
     assert all("0.0%" in row for row in rows)
 
 
+@pytest.mark.parametrize(("columns", "all_shares"), [(80, False), (120, True)])
+def test_a_row_is_a_line_and_a_wide_terminal_shows_what_each_worker_waits(
+    tmp_path: Path, columns: int, all_shares: bool
+) -> None:
+    noisy = [{**worker, "jitter": {"kind": "lognormal", "sigma": 0.05}} for worker in CLUSTER["workers"]]
+    runs = [recorded(tmp_path, paradigm, cluster={**CLUSTER, "workers": noisy}) for paradigm in PARADIGMS]
+    checks = [part for run_ in runs[1:] for part in ("--check", run_.folder)]
+    shown = command(runs[0].folder, *checks, columns=columns).stdout
+    tables, about_costs, rest = shown.partition("server: ")
+    predictions = rest.partition("\n\n")[2].partition("* calibrated on")[0]
+    assert about_costs
+    assert [line.split()[0] for line in tables.splitlines()] == ["worker", "fast", "worker_1", "worker_2"]
+    rows = predictions.splitlines()
+    assert [row.split()[0] for row in rows] == ["run", *PARADIGMS]
+    assert rows[1].startswith("bsp * ")
+    assert all(len(line) <= columns for line in [*tables.splitlines(), *rows])
+    assert ("5-95 % fitted" in tables, "(" in predictions) == (all_shares, all_shares)
+
+
+def test_slow_states_are_told_in_lines_of_their_own() -> None:
+    slow = SlowState(enter=0.001, leave=0.02, factor=2.0)
+    assert noise(Jitter(slow_state=slow)) == "none\nslow x2.00:\n0.1% in, 2% out"
+    assert noise(Jitter(kind="lognormal", sigma=0.06)) == "log-normal 0.060"
+
+
 def test_a_run_that_an_accuracy_ended_is_predicted_for_as_many_pushes_as_it_made(tmp_path: Path) -> None:
     stop = {"epochs": 50, "target_accuracy": 0.4}
     run_ = recorded(tmp_path, engine="simulated", stop=stop, evaluation={"every_epochs": 3})
@@ -138,6 +164,13 @@ class TestRefused:
     def test_a_run_that_is_not_there(self, tmp_path: Path) -> None:
         result = command("nobody", "--runs-dir", tmp_path)
         assert (result.exit_code, "no run folder 'nobody'" in result.stderr) == (2, True)
+
+    @pytest.mark.parametrize("output", ["box.yaml", "cluster/box", "cluster/box.yml"])
+    def test_a_place_where_cluster_could_not_find_the_layout(self, tmp_path: Path, output: str) -> None:
+        result = command(recorded(tmp_path).folder, "--output", tmp_path / output)
+        assert result.exit_code == 2
+        assert "error: --output: must be DIR/cluster/NAME.yaml" in result.stderr
+        assert not (tmp_path / output).exists()
 
     def test_a_run_of_something_else_to_check(self, tmp_path: Path) -> None:
         run_, other = recorded(tmp_path), recorded(tmp_path, batch_size=4)

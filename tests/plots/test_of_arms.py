@@ -173,7 +173,7 @@ def test_the_clocks_share_both_axes_looks_and_legend(four: list[Arm]) -> None:
     made = clocks({"updates": four[1:], "samples": four})
     left, right = made.axes
     assert left.get_title(loc="left") == "clock: updates (as published)"
-    assert right.get_title(loc="left") == "clock: samples (fair)"
+    assert right.get_title(loc="left") == "clock: samples (the same for all)"
     assert left.get_ylim() == right.get_ylim()
     assert left.get_xlim() == right.get_xlim()
     assert sorted(legend(made)) == sorted(NAMES)

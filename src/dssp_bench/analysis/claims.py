@@ -23,7 +23,7 @@ Verdict = Literal["supported", "not supported", "not decidable"]
 
 LEAST_SEEDS = 3
 CLOCKS = ("updates", "samples")
-"""As published, and as is fair."""
+"""As published, and the same for everyone."""
 
 _WORST_FIRST: tuple[Verdict, ...] = ("not supported", "not decidable", "supported")
 _TIMING: tuple[MeasureName, ...] = ("duration", "throughput", "rate_drop_fraction", "updates_per_iteration")

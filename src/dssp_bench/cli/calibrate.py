@@ -31,12 +31,16 @@ from dssp_bench.records.reader import RunRecords
 PARADIGMS = ("bsp", "asp", "ssp", "dssp")
 """What is predicted if no other run is there to compare with, each with the options of its file."""
 
-_MOST_WORKERS = 8  # more get one number for all
+_WIDE = 120  # columns, from which on there is room for details
+_MOST_WORKERS = 8  # of more, only the mean is shown
 _TIME_SLICE_S = 0.004  # Linux deals out about 3 ms, and looks up from it at every tick of 4 ms
 
 
 def calibrate_run(run: str, others: Sequence[str], output: Path | None, runs_dir: Path | None) -> None:
     """Fit one run, write the layout, and predict. Raises ConfigurationError, ConfigurationErrors, RecordsError."""
+    if output and (output.absolute().parent.name, output.suffix) != ("cluster", ".yaml"):
+        hint = "DIR is what -cd takes, and NAME what follows cluster="
+        raise ConfigurationError("--output", f"must be DIR/cluster/NAME.yaml, got {output}", hint)
     recorded = recorded_run(run, runs_dir)
     checks = [recorded_run(other, runs_dir) for other in others]
     for other in checks:
@@ -51,7 +55,7 @@ def calibrate_run(run: str, others: Sequence[str], output: Path | None, runs_dir
     console.print()
     _say_how_far_to_trust_it(calibration, console)
     use = f"dssp-bench run engine=simulated -cd {path.absolute().parents[1]} cluster={path.stem}"
-    console.print(Text(f"{path}: {use}"), soft_wrap=True)
+    console.print(Text(f"{path}:\n  {use}"), soft_wrap=True)
 
 
 # --- the layout ---
@@ -82,33 +86,41 @@ def _write(path: Path, layout: ClusterLayout, recorded: RunRecords) -> None:
 
 
 def _show_fit(calibration: Calibration, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("worker", overflow="fold")
-    for column in ("iterations", "median ms", "slowdown"):
-        table.add_column(column, justify="right")
-    table.add_column("noise")
-    table.add_column("5 / 50 / 95 % recorded")
-    table.add_column("fitted")
+    """A row for each worker; in a wide terminal also where 90 % of the noise's factors are, recorded and fitted."""
+    wide = console.width >= _WIDE
+    columns = ["pushes", "median ms", "slowdown", "noise", "correlation", "fit error"]
+    table = _table("worker", columns + ["5-95 % recorded", "5-95 % fitted"] * wide)
     for worker, fit in zip(calibration.layout.workers, calibration.fits.values(), strict=True):
-        quantiles = [" ".join(f"{factors[i]:.3f}" for i in (0, 2, 4)) for factors in (fit.recorded, fit.fitted)]
-        median, slowdown = f"{1000 * fit.median_s:.3f}", f"{worker.slowdown:.3f}"
-        table.add_row(Text(worker.name), str(fit.iterations), median, slowdown, noise(fit.jitter), *quantiles)
+        correlation = f"{fit.jitter.rho:.2f}" if fit.jitter.kind == "lognormal" else "-"
+        cells = [str(fit.iterations), f"{1000 * fit.median_s:.3f}", f"{worker.slowdown:.3f}", noise(fit.jitter)]
+        cells += [correlation, f"{fit.largest_error:.1%}"]
+        if wide:
+            cells += [f"{factors[0]:.3f}-{factors[-1]:.3f}" for factors in (fit.recorded, fit.fitted)]
+        table.add_row(Text(worker.name), *cells)
     console.print(table)
     server, network = calibration.layout.server, calibration.layout.network
     parts = [("receive", server.receive_s), ("update", server.update_s), ("reply", server.reply_s)]
-    costs = ", ".join(f"{name} {1000 * seconds:.3f} ms" for name, seconds in parts)
-    busy = "" if calibration.busy_share is None else f"; busy for {calibration.busy_share:.0%} of the run"
-    console.print(f"server: {costs}{busy}; a message takes {1000 * network.latency_s:.3f} ms")
+    costs = ", ".join(f"{name} {1000 * seconds:.3f}" for name, seconds in parts)
+    busy = "" if calibration.busy_share is None else f", busy for {calibration.busy_share:.0%} of the run"
+    console.print(f"server: {costs} ms{busy}")
+    console.print(f"a message takes {1000 * network.latency_s:.3f} ms")
+
+
+def _table(first: str, others: Sequence[str]) -> Table:
+    """A column of names, which are folded if they must be, and columns of numbers, which are not."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def noise(jitter: Jitter) -> str:
-    """A jitter in words."""
-    if jitter.kind == "trace":
-        return f"as recorded ({len(jitter.factors)} factors)"
-    words = "none" if jitter.kind == "constant" else f"log-normal {jitter.sigma:.3f}, correlated {jitter.rho:.2f}"
+    """A jitter in words; a slow state takes two more lines."""
+    kinds = {"constant": "none", "lognormal": f"log-normal {jitter.sigma:.3f}", "trace": "as recorded"}
     if slow := jitter.slow_state:
-        words += f", slow x{slow.factor:.2f} ({slow.enter:.1%} in, {slow.leave:.0%} out)"
-    return words
+        return f"{kinds[jitter.kind]}\nslow x{slow.factor:.2f}:\n{slow.enter:.1%} in, {slow.leave:.0%} out"
+    return kinds[jitter.kind]
 
 
 # --- what it predicts ---
@@ -117,24 +129,22 @@ def noise(jitter: Jitter) -> str:
 def _show_predictions(
     calibration: Calibration, recorded: RunRecords, checks: Sequence[RunRecords], console: Console
 ) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run", overflow="fold")
-    for column in ("time s", "predicted", "error", "pushes/s", "predicted"):
-        table.add_column(column, justify="right")
-    table.add_column("waiting")
-    table.add_column("predicted")
+    wide = console.width >= _WIDE
+    table = _table("run", ["time s", "predicted", "error", "pushes/s", "predicted", "waiting", "predicted"])
     for run in (recorded, *checks):
         predicted = timing(predict(calibration, prediction_spec(run)))
-        name = _paradigm_of(run) + (" (calibrated on)" if run is recorded else "")
-        table.add_row(Text(name), *_cells(timing(run.pushes), predicted))
+        name = _paradigm_of(run) + (" *" if run is recorded else "")
+        table.add_row(Text(name), *_cells(timing(run.pushes), predicted, wide))
     if not checks:
         spec = prediction_spec(recorded)
         for name in PARADIGMS:
-            table.add_row(name, *_cells(None, timing(predict(calibration, spec, _paradigm(name)))))
+            table.add_row(name, *_cells(None, timing(predict(calibration, spec, _paradigm(name))), wide))
     console.print(table)
+    others = "" if checks else "; the others: each paradigm with the options of its file"
+    console.print(Text(f"* calibrated on{others}", style="dim"))
 
 
-def _cells(real: Timing | None, predicted: Timing) -> list[str]:
+def _cells(real: Timing | None, predicted: Timing, wide: bool) -> list[str]:
     rates = [run and run.duration_s and run.pushes / run.duration_s for run in (real, predicted)]
     error = f"{predicted.duration_s / real.duration_s - 1:+.1%}" if real and real.duration_s else "-"
     return [
@@ -142,18 +152,19 @@ def _cells(real: Timing | None, predicted: Timing) -> list[str]:
         f"{predicted.duration_s:.2f}",
         error,
         *(f"{rate:.1f}" if rate else "-" for rate in rates),
-        _waiting(real),
-        _waiting(predicted),
+        _waiting(real, wide),
+        _waiting(predicted, wide),
     ]
 
 
-def _waiting(run: Timing | None) -> str:
+def _waiting(run: Timing | None, wide: bool) -> str:
+    """The workers' mean share, and in a wide terminal the share of each."""
     if run is None:
         return "-"
     shares = list(run.waiting.values())
-    if len(shares) > _MOST_WORKERS:
-        return f"{sum(shares) / len(shares):.0%} on average"
-    return " ".join(f"{share:.0%}" for share in shares)
+    each = " ".join(f"{100 * share:.0f}" for share in shares)
+    mean = f"{sum(shares) / len(shares):.0%}"
+    return f"{mean} ({each})" if wide and len(shares) <= _MOST_WORKERS else mean
 
 
 def _paradigm_of(run: RunRecords) -> str:
@@ -173,7 +184,7 @@ def _say_how_far_to_trust_it(calibration: Calibration, console: Console) -> None
     machine = f"{cores.count} core{'' if cores.count == 1 else 's'}"
     wanted = f"if nobody were held, workers and server would keep {cores.demand:.1f} cores busy"
     if not cores.oversubscribed:
-        console.print(Text(f"The machine has {machine}; {wanted}."), soft_wrap=True)
+        console.print(Text(f"The machine has {machine}; {wanted}."))
         return
     parts = [
         f"The machine is oversubscribed: it has {machine}, and {wanted}.",
@@ -183,6 +194,6 @@ def _say_how_far_to_trust_it(calibration: Calibration, console: Console) -> None
     if (shortest := min(fit.median_s for fit in calibration.fits.values())) < _TIME_SLICE_S:
         parts.append(
             f"Iterations of {1000 * shortest:.1f} ms are shorter than the time slices that the system deals out, which "
-            "the predictions know nothing of: expect errors of 10 to 30 %."
+            "the predictions know nothing of: expect errors of up to 30 %."
         )
-    console.print(Text(" ".join(parts), style="yellow"), soft_wrap=True)
+    console.print(Text(" ".join(parts), style="yellow"))

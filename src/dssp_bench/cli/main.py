@@ -65,7 +65,12 @@ def run(
 def reproduce(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FIGURE [scale=mini] [KEY=VALUE]", show_default=False),
+        typer.Argument(
+            metavar="FIGURE [scale=SCALE] [KEY=VALUE]",
+            help="One or more of fig3a, fig3c, fig3e, fig4, table1 and all. Keys are those of `run` and hold for every "
+            "run; seed=1,2 gives each arm two.",
+            show_default=False,
+        ),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Runs in virtual time at once; by default as many as there are cores.")
@@ -77,8 +82,14 @@ def reproduce(
 ) -> None:
     """Repeat the DSSP paper's figures: fig3a, fig3c, fig3e, fig4, table1 or all of them, and report on its claims.
 
-    scale=full is the paper's own size, scale=mini a small network and data set in virtual time (the default, minutes),
-    scale=timing no gradients at all (seconds). Runs that are finished already are not made again.
+    scale=full: the paper's own networks, data and numbers of epochs
+
+    scale=mini: a small network and data set in virtual time; the default
+
+    scale=timing: the paper's numbers of epochs in virtual time, no gradients
+
+    Runs that are finished already are not made again, so the same command goes
+    on where it was interrupted.
     """
     from dssp_bench.cli.reproduce import reproduce as command
 
@@ -89,11 +100,14 @@ def reproduce(
 def trace(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under the runs folder.")],
     output: Annotated[Path | None, typer.Option(help="Packed if it ends with .gz; by default RUN/trace.json.")] = None,
-    begin: Annotated[float | None, typer.Option("--from", metavar="S", help="Seconds on the engine's clock.")] = None,
-    end: Annotated[float | None, typer.Option("--to", metavar="S", help="Seconds on the engine's clock.")] = None,
+    begin: Annotated[float | None, typer.Option("--from", metavar="S", help="Leave out what ended earlier.")] = None,
+    end: Annotated[float | None, typer.Option("--to", metavar="S", help="Leave out what began later.")] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
 ) -> None:
-    """Write one run as a timeline for Perfetto or chrome://tracing: who computed and who was held when."""
+    """Write one run as a timeline for Perfetto or chrome://tracing: who computed and who was held when.
+
+    --from and --to are seconds on the engine's clock, real or virtual.
+    """
     from dssp_bench.cli.errors import USAGE, show_error
     from dssp_bench.cli.trace import trace as write
     from dssp_bench.core.errors import DsspBenchError
@@ -168,7 +182,14 @@ def calibrate(
     ] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
 ) -> None:
-    """Fit the simulator's constants to a recorded run of real processes, and say how well they predict real runs."""
+    """Fit the simulator's constants to a recorded run of real processes, and say how well they predict real runs.
+
+    It writes a layout for `dssp-bench run engine=simulated -cd DIR cluster=NAME`
+    and says what DIR and NAME are. Runs to check may differ in paradigm, seed
+    and length only; without any, all four paradigms are predicted.
+
+    dssp-bench calibrate RUN --check ANOTHER_RUN
+    """
     from dssp_bench.cli.calibrate import calibrate_run
     from dssp_bench.cli.errors import USAGE, show_error
     from dssp_bench.core.errors import DsspBenchError
@@ -183,7 +204,7 @@ def calibrate(
 @app.command()
 def ui(
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine only.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page, which only this machine can open.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the runs, with the comparison of paradigms already set up."""
     from dssp_bench.cli.errors import USAGE, show_error
