@@ -52,6 +52,7 @@ def test_one_override_takes_the_full_scale_to_another_engine_and_seeds_may_be_ch
     items = planned(STUDIES["fig4"], understood(["fig4", "scale=full", "engine=simulated", "seed=7,8"]))
     assert all(isinstance(item.spec.engine, SimulatedOptions) for item in items)
     assert {item.spec.seed for item in items} == {item.spec.config["seed"] for item in items} == {7, 8}
+    assert understood(["fig4", "seed=2,1,2"]).seeds == (2, 1)
 
 
 def test_fig4_and_table1_are_one_study_and_all_is_every_one() -> None:
@@ -80,6 +81,23 @@ def test_a_wrong_override_is_refused_before_anything_starts(tmp_path: Path) -> N
     assert refused.exit_code == 2
     assert "batch_size" in refused.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("override", ["schedule.clock=samples", "paradigm=bsp", "paradigm.held_gradients=apply"])
+def test_what_tells_the_arms_apart_cannot_be_overridden(override: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        planned(STUDIES["fig4"], understood(["fig4", "scale=timing", override]))
+    assert raised.value.key == override.partition("=")[0]
+
+
+@pytest.mark.parametrize("option", ["--output", "runs_dir"])
+def test_a_folder_that_cannot_be_written_is_said_before_anything_starts(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    to = f"--output {tmp_path / 'file'}" if option == "--output" else ""
+    refused = reproduce(f"fig4 scale=timing {to}", tmp_path / "runs" if to else tmp_path / "file")
+    assert refused.exit_code == 2
+    assert f"{option}: cannot write" in refused.output
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_says_which_runs_are_missing_and_makes_none(tmp_path: Path) -> None:
@@ -121,7 +139,7 @@ def test_an_interrupted_reproduction_goes_on_repeats_nothing_and_reports_the_sam
     assert (resumed.exit_code, "6 runs, 2 of them finished already" in resumed.output) == (0, True), resumed.output
     runs = set(finished_runs(tmp_path).values())
     assert (len(runs), before <= runs) == (6, True)
-    folder = tmp_path / "reports" / "fig4-timing"
+    (folder,) = (tmp_path / "reports").glob("fig4-timing-*")
     report = (folder / "report.md").read_bytes()
 
     again = reproduce(SHORT, tmp_path)
@@ -133,6 +151,7 @@ def test_an_interrupted_reproduction_goes_on_repeats_nothing_and_reports_the_sam
 
 def _says_what_the_paper_shows(folder: Path) -> None:
     text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "**Changed:** `stop.epochs=3`, `schedule.milestones=[2,2.5]`." in text
     drops = _rows(text, "## When the learning rate drops")
     assert drops["BSP"][:2] == ["0.666", "0.667, 0.834"]
     assert 0.33 < float(drops["DSSP 3-15"][1].split(",")[0]) < 0.36
@@ -157,7 +176,7 @@ def test_the_small_scale_shows_both_clocks_beside_each_other(tmp_path: Path) -> 
     shorter = "stop.epochs=3 schedule.milestones=[2,2.5] dataset.examples=800 dataset.test_examples=200"
     made = reproduce(f"fig4 scale=mini seed=1 tracking=none {shorter}", tmp_path)
     assert made.exit_code == 0, made.output
-    folder = tmp_path / "reports" / "fig4-mini"
+    (folder,) = (tmp_path / "reports").glob("fig4-mini-*")
     text = (folder / "report.md").read_text(encoding="utf-8")
     drops = {label: [cell.split(",")[0] for cell in row] for label, row in _rows(text, "## When the").items()}
     for label, row in drops.items():  # the fast worker is ahead by its threshold, and under ASP done long before
@@ -177,11 +196,13 @@ def test_the_small_scale_shows_both_clocks_beside_each_other(tmp_path: Path) -> 
 def test_several_figures_get_an_overview(tmp_path: Path) -> None:
     made = reproduce("all scale=timing seed=1 stop.epochs=1 schedule.milestones=[0.5] tracking=none", tmp_path)
     assert made.exit_code == 0, made.output
-    overview = (tmp_path / "reports" / "all-timing.md").read_text(encoding="utf-8")
+    (overview,) = (tmp_path / "reports").glob("all-timing-*.md")
+    text = overview.read_text(encoding="utf-8")
+    assert "seed=1" in text
     for study in STUDIES.values():
-        assert f"[{study.figure}]({study.name}-timing/report.md)" in overview
+        (report,) = (tmp_path / "reports").glob(f"{study.name}-timing-*/report.md")
+        assert f"[{study.figure}]({report.parent.name}/report.md)" in text
         assert study.title in made.output
-        assert (tmp_path / "reports" / f"{study.name}-timing" / "report.md").is_file()
 
 
 def _rows(text: str, heading: str) -> dict[str, list[str]]:

@@ -114,6 +114,8 @@ def test_only_finished_runs_count_and_of_several_the_oldest(tmp_path: Path) -> N
         write_json(tmp_path / name / "summary.json", {"status": status, "configuration": configuration})
     (tmp_path / "5").mkdir()
     (tmp_path / "5" / "summary.json").write_text("{broken", encoding="utf-8")
+    (tmp_path / "6").mkdir()
+    (tmp_path / "6" / "summary.json").write_text("[1]", encoding="utf-8")
     assert finished_runs(tmp_path) == {"b": tmp_path / "2"}
 
 

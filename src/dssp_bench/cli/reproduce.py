@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dssp_bench.experiment.reports import Plan, Told
 
 _NAMES = (*STUDIES, "table1", "all")
-_SHOWN_AT_ONCE = 4
+_WITHOUT_EFFECT = ("runs_dir", "tracking", "dataset.root", "name")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Wish:
         """The studies whose runs are needed, each once."""
         wanted = {"fig4" if name == "table1" else name for name in self.names}
         return [study for study in STUDIES.values() if study.name in wanted or "all" in wanted]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was typed that makes other runs of the studies, and so needs a report of its own."""
+        kept = [o for o in self.overrides if not o.lstrip("+").startswith(_WITHOUT_EFFECT)]
+        return (*kept, f"seed={','.join(map(str, self.seeds))}") if self.seeds else tuple(kept)
 
 
 def reproduce(
@@ -64,10 +70,12 @@ def reproduce(
                 console.print(Text(f"  {item.label}"), soft_wrap=True)
             return 0
         errors: dict[str, str] = {}
+        folder = output or runs_dir / "reports"
+        _make_folder(folder, "--output" if output else "runs_dir")
         if missing:
             with _Bars(console, len(items), len(items) - len(missing)) as bars:
                 errors = carry_out(missing, bars, processes)
-        _report(wish, planned_items, output or runs_dir / "reports", console)
+        _report(wish, planned_items, folder, console)
     except KeyboardInterrupt:
         Console(stderr=True, highlight=False).print("interrupted; the same command goes on from here", style="yellow")
         return INTERRUPTED
@@ -81,6 +89,14 @@ def _missing(items: Sequence[Item], runs_dir: Path) -> list[Item]:
     """The items without a finished run, each configuration once."""
     finished = finished_runs(runs_dir)
     return list({item.fingerprint: item for item in items if item.fingerprint not in finished}.values())
+
+
+def _make_folder(folder: Path, key: str) -> None:
+    """Now, since a set of runs may take days. Raises ConfigurationError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(key, f"cannot write to {folder}: {error.strerror}") from error
 
 
 def understood(arguments: Sequence[str]) -> Wish:
@@ -116,13 +132,14 @@ def _scale(text: str) -> Scale:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(seed) for seed in text.strip("[]").split(","))
+        return tuple(dict.fromkeys(int(seed) for seed in text.strip("[]").split(",")))
     except ValueError:
         raise ConfigurationError("seed", f"must be whole numbers, got {text!r}", "such as seed=1,2,3") from None
 
 
 def planned(study: Study, wish: Wish) -> list[Item]:
     """The study's runs, all of them checked. Raises ConfigurationErrors."""
+    _refuse_what_is_compared(study, wish)
     jobs: dict[str, Job] = {}
     items = []
     for arm in study.arms(wish.scale):
@@ -136,6 +153,16 @@ def planned(study: Study, wish: Wish) -> list[Item]:
             tagged = replace(spec, tags={**spec.tags, "study": f"{study.name}-{wish.scale}"})
             items.append(Item(f"{study.name}: {arm.label}, seed {seed}", tagged))
     return items
+
+
+def _refuse_what_is_compared(study: Study, wish: Wish) -> None:
+    """Raise ConfigurationError if an override would be overwritten by the values that make the arms."""
+    compared = {"paradigm", *(key for arm in study.arms(wish.scale) for key, _ in arm.values)}
+    for override in wish.overrides:
+        key = override.partition("=")[0].lstrip("+")
+        if key in compared:
+            hint = f"dssp-bench run experiment=paper/{study.name} makes single runs"
+            raise ConfigurationError(key, "is set for each arm by what is reproduced", hint)
 
 
 def _with_values(config: Mapping[str, Any], values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -197,7 +224,7 @@ def _report(wish: Wish, planned_items: Mapping[Study, Sequence[Item]], folder: P
     """Write the reports, and say what is in them."""
     from dssp_bench.experiment.reports import Plan, make_reports  # with pandas and MLflow
 
-    plans = [Plan(study, wish.scale, tuple(items)) for study, items in planned_items.items()]
+    plans = [Plan(study, wish.scale, wish.changes, tuple(items)) for study, items in planned_items.items()]
     with console.status("reports"):
         for plan, told in make_reports(plans, folder):
             _say(plan, told, console)

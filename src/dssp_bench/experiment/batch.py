@@ -60,8 +60,8 @@ def finished_runs(runs_dir: Path) -> dict[str, Path]:
     for path in sorted(runs_dir.glob("*/summary.json")):
         with suppress(OSError, ValueError):
             summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary.get("status") == "finished" and "configuration" in summary:
-                found.setdefault(summary["configuration"], path.parent)
+            if isinstance(summary, dict) and summary.get("status") == "finished" and "configuration" in summary:
+                found.setdefault(str(summary["configuration"]), path.parent)
     return found
 
 

@@ -15,7 +15,7 @@ from statistics import median
 
 from dssp_bench.analysis.arms import Arm, arms_of, seed_of
 from dssp_bench.analysis.claims import Answer, answers
-from dssp_bench.analysis.comparison import compare
+from dssp_bench.analysis.comparison import Comparison, compare
 from dssp_bench.analysis.convergence import rate_drops, time_to, updates_per_iteration
 from dssp_bench.analysis.series import Series
 from dssp_bench.experiment.sensitivity import PUSHES, Row
@@ -37,24 +37,31 @@ from dssp_bench.reference.published import (
 NAMES = {"updates": "clock of updates (as published)", "samples": "clock of samples (the same epoch for everyone)"}
 _FIRST_FIGURES = ("figures/clocks.png", "figures/updates/accuracy_time.png")
 _SCALES: dict[Scale, str] = {
-    "full": "The paper's own networks, data and numbers of epochs.",
+    "full": "The paper's data and numbers of epochs, and networks of the kinds that it names.",
     "mini": "A small network and data set in virtual time, with the paper's numbers of workers, ratio of speeds, "
     "thresholds and fractions of the schedule. Seconds are virtual and of another size than the paper's; what can be "
     "compared are ratios and fractions.",
     "timing": "The paper's numbers of epochs in virtual time, without gradients: what happens when, and no accuracies. "
-    "The clusters' constants were chosen so that BSP and ASP take as long as published; everything else follows.",
+    "The clusters' constants were fitted to the published curves, to when BSP and ASP end and to how many updates are "
+    "made (`conf/cluster/paper_*.yaml` say how): agreement says that they can be fitted so.",
 }
 
 
 @dataclass(frozen=True)
 class Result:
-    """A study's arms by clock, and what the report says of them."""
+    """A study's arms by clock, and what the report says of them.
+
+    `planned` is how many runs there should be, `changes` are the overrides that make them others than the study's own.
+    """
 
     study: Study
     scale: Scale
     arms: dict[str, list[Arm]]
     answers: list[Answer]
     targets: tuple[float, ...]
+    planned: int
+    changes: tuple[str, ...]
+    numbers: dict[str, Comparison]
 
     @property
     def every_arm(self) -> list[Arm]:
@@ -62,7 +69,9 @@ class Result:
         return [arm for arms in self.arms.values() for arm in arms]
 
 
-def result_of(study: Study, scale: Scale, runs: Iterable[RunRecords]) -> Result:
+def result_of(
+    study: Study, scale: Scale, runs: Iterable[RunRecords], planned: int, changes: tuple[str, ...] = ()
+) -> Result:
     """Put the runs in order, and ask them about the paper's claims."""
     by_clock: dict[str, list[RunRecords]] = {clock: [] for clock in CLOCKS}
     for run in runs:
@@ -71,7 +80,8 @@ def result_of(study: Study, scale: Scale, runs: Iterable[RunRecords]) -> Result:
     targets = study.targets(scale)
     about = [claim for name in study.claimed for claim in claims(name)]
     said = answers(about, [arm for of_clock in arms.values() for arm in of_clock], targets)
-    return Result(study, scale, arms, said, targets)
+    numbers = {clock: compare(of_clock, targets) for clock, of_clock in arms.items()}
+    return Result(study, scale, arms, said, targets, planned, changes, numbers)
 
 
 def write_report(result: Result, folder: Path, sensitivity: Sequence[Row] = ()) -> Path:
@@ -82,8 +92,8 @@ def write_report(result: Result, folder: Path, sensitivity: Sequence[Row] = ()) 
     sections = [*_sections(result, sensitivity, _shown(first)), _figures(result, figures)]
     text = "\n\n".join(section for section in sections if section) + "\n"
     write_whole(folder / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
-    for clock, arms in result.arms.items():
-        frame = compare(arms, result.targets).frame()
+    for clock, numbers in result.numbers.items():
+        frame = numbers.frame()
         write_whole(folder / f"comparison-{clock}.csv", lambda path, frame=frame: frame.to_csv(path, index=False))  # type: ignore[misc]
     write_json(folder / "claims.json", [_as_json(answer) for answer in result.answers])
     _write_runs(result, folder / "runs.csv")
@@ -94,6 +104,8 @@ def _sections(result: Result, sensitivity: Sequence[Row], figures: str) -> list[
     study = result.study
     made = [
         f"# {study.figure} of the DSSP paper, scale={result.scale}\n\n{study.title}. {_SCALES[result.scale]}",
+        f"**Changed:** {', '.join(f'`{change}`' for change in result.changes)}." if result.changes else "",
+        _incomplete(result),
         "## In short\n\n" + "\n".join(f"- {line}" for line in in_short(result)),
         figures,
         _speed_ups(result),
@@ -102,9 +114,14 @@ def _sections(result: Result, sensitivity: Sequence[Row], figures: str) -> list[
         _ends(result),
         _update_counts(result, sensitivity),
     ]
-    for clock, arms in result.arms.items():
-        made.append(f"## All numbers, {NAMES[clock]}\n\n{compare(arms, result.targets).markdown()}")
+    for clock, numbers in result.numbers.items():
+        made.append(f"## All numbers, {NAMES[clock]}\n\n{numbers.markdown()}")
     return [*made, _claims(result)]
+
+
+def _incomplete(result: Result) -> str:
+    found = sum(len(arm.runs) for arm in result.every_arm)
+    return f"**Incomplete:** {found} of {result.planned} runs are finished." if found < result.planned else ""
 
 
 # --- in short ---------------------------------------------------------------------------------------------------------
@@ -122,7 +139,8 @@ def in_short(result: Result) -> list[str]:
 
 def _order_of_ends(result: Result) -> str:
     """Who ends first, and how far the ends are from the published ones."""
-    ends = {arm.label: (_end(arm), _published_end(result.study, arm)) for arm in result.arms.get("updates", [])}
+    arms = [arm for arm in result.arms.get("updates", []) if _has_an_end(arm)]
+    ends = {arm.label: (_end(arm), _published_end(result.study, arm)) for arm in arms}
     errors = [abs(ours / published - 1) for ours, published in ends.values() if published]
     if not errors:
         return ""
@@ -191,7 +209,8 @@ def _speed_up(arms: Sequence[Arm], label: str, target: float) -> str:
 
 
 def _published_speed_up(study: Study, arm: Arm, target: float) -> str:
-    other, dssp = (_published_time(study, *of, target) for of in ((arm.paradigm, _threshold(arm)), ("dssp", None)))
+    panel = RIGHT_PANELS.get(study.name, study.name) if arm.paradigm == "ssp" else study.name
+    other, dssp = (_published_time(panel, *of, target) for of in ((arm.paradigm, _threshold(arm)), ("dssp", None)))
     if other is None or dssp is None:
         return "-"
     return _ratio(other, dssp, arm.label, "DSSP")
@@ -223,13 +242,14 @@ def _table_1(result: Result) -> str:
 def _drops(result: Result) -> str:
     """When the learning rate dropped, as a fraction of the run."""
     rows = []
-    for arm in _in_any_order(result):
+    for arm in _of_every_paradigm(result):
         ours = [_all_drops(_same(arms, arm)) for arms in result.arms.values()]
         run = _published_run(result.study, arm)
         published = f"{run.rate_drop_s / run.end_s:.3f}" if run and run.rate_drop_s else "-"
         rows.append([arm.label, published, *ours])
     head = ["", "published: first drop", *(f"{NAMES[clock]}" for clock in result.arms)]
     text = "## When the learning rate drops, as a fraction of the run\n\n" + _table(head, rows)
+    text += f"\n\n{_about_the_published(result.study)}"
     if "samples" not in result.arms:
         text += "\n\nOn the clock of samples it would drop when the workers together have made the milestones' epochs."
     return text
@@ -240,11 +260,13 @@ def _ends(result: Result) -> str:
     if result.scale == "mini":
         return ""
     rows = []
-    for arm in result.arms.get("updates", []):
+    for arm in filter(_has_an_end, result.arms.get("updates", [])):
         ours = _end(arm)
         published = _published_end(result.study, arm)
         error = f"{100 * (ours / published - 1):+.1f} %" if published else "-"
         rows.append([arm.label, f"{ours:.0f}", f"{published:.0f}" if published else "-", error])
+    if not rows:
+        return ""
     return f"## How long {EPOCHS} epochs take, in seconds\n\n" + _table(["", "ours", "published", "difference"], rows)
 
 
@@ -260,6 +282,7 @@ def _update_counts(result: Result, sensitivity: Sequence[Row]) -> str:
         "## Updates per iteration of the slowest worker\n\n"
         "What decides when the rate drops on the clock of updates. Published: read off the first drop.\n\n"
         + _table(["", "ours", "published"], rows)
+        + f"\n\n{_about_the_published(result.study)}"
     )
     if sensitivity:
         cases = list(sensitivity[0].updates)
@@ -288,9 +311,18 @@ def _claims(result: Result) -> str:
     return (
         "## The paper's statements\n\n"
         "The effect is how many times as fast, as early or as many the first one is, or the difference of accuracies; "
-        "in brackets what the seeds leave open of it (three seeds say whether they agree, no more).\n\n"
-        + _table(head, rows)
+        "in brackets what the seeds leave open of it (three seeds say whether they agree, no more). It is one of means "
+        f"over seeds, where tables have medians.{_stand_ins(result)}\n\n" + _table(head, rows)
     )
+
+
+def _stand_ins(result: Result) -> str:
+    """Which of our accuracies stand for the paper's."""
+    published = result.study.published_targets[: len(result.targets)]
+    if not result.targets or published == result.targets:
+        return ""
+    pairs = [f"{ours:g} for its {theirs:g}" for ours, theirs in zip(result.targets, published, strict=True)]
+    return f" Where the paper names an accuracy, ours stands for it: {', '.join(pairs)}."
 
 
 def _answered(answer: Answer) -> str:
@@ -377,6 +409,12 @@ def _end(arm: Arm) -> float:
     return median(_duration(run) for run in arm.runs) * EPOCHS / float(arm.settings.get("stop.epochs") or EPOCHS)
 
 
+def _has_an_end(arm: Arm) -> bool:
+    """Whether the run's epochs alone decide when it ends, so that its end can be compared."""
+    limits = {key for key, value in arm.settings.items() if key.startswith("stop.") and value is not None}
+    return limits == {"stop.epochs"}
+
+
 def _duration(run: RunRecords) -> float:
     return float((run.summary or {})["duration_s"])
 
@@ -393,8 +431,8 @@ def _same(arms: Sequence[Arm], arm: Arm) -> Arm | None:
     return _like(arms, arm.paradigm, _threshold(arm))
 
 
-def _in_any_order(result: Result) -> list[Arm]:
-    """Each arm once, by the clock that has the most."""
+def _of_every_paradigm(result: Result) -> list[Arm]:
+    """The arms of the clock that has the most, where runs are missing."""
     return max(result.arms.values(), key=len, default=[])
 
 
@@ -419,12 +457,18 @@ def _published_end(study: Study, arm: Arm) -> float | None:
     return run.end_s if run else None
 
 
-def _published_time(study: Study, paradigm: str, threshold: int | None, target: float) -> float | None:
-    for row in table1() if study.name == "fig4" else ():
+def _about_the_published(study: Study) -> str:
+    """Which curve the published drops and updates are of, where that is not the arm's own or only one jump."""
+    if study.name in RIGHT_PANELS:
+        return "Published for SSP: of the mean curve over its thresholds 3 to 15."
+    return "ASP's published curve jumps twice: the drop is the second jump, the updates are from the first."
+
+
+def _published_time(figure: str, paradigm: str, threshold: int | None, target: float) -> float | None:
+    for row in table1() if figure == "fig4" else ():
         if row.paradigm == paradigm and (paradigm != "ssp" or row.threshold == threshold):
             seconds = row.seconds_to.get(target)
             return math.inf if seconds is None else seconds
-    figure = RIGHT_PANELS.get(study.name, study.name) if paradigm == "ssp" else study.name
     try:
         curve = published_curve(figure, paradigm, threshold)
     except LookupError:

@@ -1,5 +1,6 @@
 """The reports of several studies from their finished runs, written at the same time, and what they say in short."""
 
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from dssp_bench.core.errors import RecordsError
 from dssp_bench.engines.local.launch import start_fork_server
 from dssp_bench.experiment.batch import Item, finished_runs
 from dssp_bench.experiment.mlflow_log import log_report
@@ -21,11 +23,17 @@ from dssp_bench.records.reader import RunRecords
 
 @dataclass(frozen=True)
 class Plan:
-    """A study with its runs at one scale."""
+    """A study with its runs at one scale; `changes` are overrides of what the study itself says."""
 
     study: Study
     scale: Scale
+    changes: tuple[str, ...]
     items: Sequence[Item]
+
+    @property
+    def name(self) -> str:
+        """The name of its report, which is another one for other changes."""
+        return "-".join([self.study.name, self.scale, *_digest(self.changes)])
 
 
 class Told(NamedTuple):
@@ -63,11 +71,22 @@ def make_report(plan: Plan, folder: Path) -> Told:
     folders = [finished[item.fingerprint] for item in plan.items if item.fingerprint in finished]
     if not folders:
         return Told([], None, 0)
-    result = result_of(plan.study, plan.scale, map(RunRecords.open, folders))
+    result = result_of(plan.study, plan.scale, map(_opened, folders), len(plan.items), plan.changes)
     other_settings = list(sensitivity(spec)) if plan.study.name == "fig4" and plan.scale == "timing" else []
-    path = write_report(result, folder / f"{plan.study.name}-{plan.scale}", other_settings)
+    path = write_report(result, folder / plan.name, other_settings)
     warning = _show_in_mlflow(spec.runs_dir, path.parent) if spec.tracking.mlflow else ""
     return Told(in_short(result), path, len(folders), warning)
+
+
+def _digest(changes: Sequence[str]) -> list[str]:
+    return [hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6]] if changes else []
+
+
+def _opened(folder: Path) -> RunRecords:
+    try:
+        return RunRecords.open(folder)
+    except RecordsError as error:
+        raise RecordsError(f"{error}; delete {folder}, and the run is made again") from error
 
 
 def _show_in_mlflow(runs_dir: Path, folder: Path) -> str:
@@ -81,12 +100,13 @@ def _show_in_mlflow(runs_dir: Path, folder: Path) -> str:
 
 def _write_overview(all_told: Sequence[tuple[Plan, Told]], folder: Path) -> None:
     """What every report says in short, in one file for the scale."""
-    scale = all_told[0][0].scale
-    sections = [f"# Figures of the DSSP paper, scale={scale}"]
+    first = all_told[0][0]
+    sections = ["# Figures of the DSSP paper, " + " ".join([f"scale={first.scale}", *first.changes])]
     for plan, told in all_told:
         if told.path:
             link = f"[{plan.study.figure}]({told.path.relative_to(folder).as_posix()})"
             sections.append(f"## {link}: {plan.study.title}\n\n" + "\n".join(f"- {line}" for line in told.lines))
     text = "\n\n".join(sections) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"all-{scale}.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    name = "-".join(["all", first.scale, *_digest(first.changes)])
+    write_whole(folder / f"{name}.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
