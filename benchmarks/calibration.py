@@ -3,9 +3,12 @@
     python benchmarks/calibration.py --folder /tmp/calibration --rounds 5
 
 Each round makes a local run of every paradigm, one after the other, on four workers with slowdowns 1, 1.2, 1.6 and 3.
-The first run of the paradigm that is calibrated on gives the constants; what they predict is compared with the median
-time of every paradigm's runs. Prints one JSON line per paradigm: seconds, and the share by which the prediction is off.
-A machine that does something else meanwhile makes the real runs longer; `spread` shows how much they differ.
+All workers together make a number of pushes, so that the paradigms end at different times; with `--epochs` each makes
+its share, and the slowest one sets everyone's end. Each run of the paradigm that is calibrated on gives constants in
+turn, and what they predict is compared with the median time of every paradigm's runs. Prints a JSON line per paradigm:
+medians in seconds, the share by which predictions are off (the median one, the lowest and the highest), and the shares
+of time for which workers were held. A machine that does something else meanwhile makes real runs longer; `spread` shows
+how much they differ.
 """
 
 import argparse
@@ -15,12 +18,13 @@ import platform
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from _spec import specification
 
 import dssp_bench
-from dssp_bench.experiment.calibrate import calibrate, predict, prediction_spec, timing
+from dssp_bench.experiment.calibrate import Timing, calibrate, predict, prediction_spec, timing
 from dssp_bench.experiment.run import run
 from dssp_bench.records.reader import RunRecords
 
@@ -32,7 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the runs go")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=float, default=16)
+    parser.add_argument("--pushes", type=int, default=1200, help="of all workers together")
+    parser.add_argument("--epochs", type=float, help="of each worker, instead of pushes")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--calibrate-on", default="bsp", choices=PARADIGMS)
     arguments = parser.parse_args()
@@ -40,29 +45,43 @@ def main() -> None:
     about = {"torch": torch.__version__, "dssp-bench": dssp_bench.__version__, "date": time.strftime("%Y-%m-%d")}
     print(json.dumps({**machine, **about, **{k: str(v) for k, v in vars(arguments).items()}}), flush=True)
 
+    stop = {"stop.epochs": arguments.epochs, "stop.pushes": None if arguments.epochs else arguments.pushes}
     made: dict[str, list[RunRecords]] = {paradigm: [] for paradigm in PARADIGMS}
     for _ in range(arguments.rounds):
         for paradigm in PARADIGMS:
-            made[paradigm].append(record(paradigm, arguments.folder, arguments.model, arguments.epochs))
-    calibration = calibrate(made[arguments.calibrate_on][0])
+            made[paradigm].append(record(paradigm, arguments.folder, arguments.model, stop))
+    calibrations = [calibrate(each) for each in made[arguments.calibrate_on]]
     for paradigm, runs in made.items():
-        real = [timing(each.pushes).duration_s for each in runs]
-        predicted = timing(predict(calibration, prediction_spec(runs[0]))).duration_s
-        line = {
-            "paradigm": paradigm,
-            "real_s": round(median(real), 3),
-            "spread": round(max(real) / min(real) - 1, 3),
-            "predicted_s": round(predicted, 3),
-            "error": round(predicted / median(real) - 1, 4),
-        }
-        print(json.dumps(line), flush=True)
+        predicted = [timing(predict(each, prediction_spec(runs[0]))) for each in calibrations]
+        print(
+            json.dumps({"paradigm": paradigm} | compared([timing(each.pushes) for each in runs], predicted)), flush=True
+        )
 
 
-def record(paradigm: str, folder: Path, model: str, epochs: float) -> RunRecords:
+def record(paradigm: str, folder: Path, model: str, stop: dict[str, Any]) -> RunRecords:
     """One real run."""
     choices = {"engine": "local", "paradigm": paradigm, "cluster": "hetero4", "model": model}
-    spec = specification(folder, choices, {"stop.epochs": epochs, "evaluation.every_epochs": None})
-    return RunRecords.open(run(spec).folder)
+    return RunRecords.open(run(specification(folder, choices, {**stop, "evaluation.every_epochs": None})).folder)
+
+
+def compared(real: list[Timing], predicted: list[Timing]) -> dict[str, Any]:
+    """How long the runs took, and how far predictions are from their median."""
+    seconds = [each.duration_s for each in real]
+    errors = [each.duration_s / median(seconds) - 1 for each in predicted]
+    return {
+        "real_s": round(median(seconds), 3),
+        "spread": round(max(seconds) / min(seconds) - 1, 3),
+        "predicted_s": round(median(each.duration_s for each in predicted), 3),
+        "error": round(median(errors), 4),
+        "errors": [round(min(errors), 4), round(max(errors), 4)],
+        "waiting": waiting(real),
+        "predicted_waiting": waiting(predicted),
+    }
+
+
+def waiting(timings: list[Timing]) -> list[float]:
+    """Each worker's median share of time for which it was held."""
+    return [round(median(each.waiting[worker] for each in timings), 3) for worker in timings[0].waiting]
 
 
 if __name__ == "__main__":
