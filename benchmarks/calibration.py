@@ -2,13 +2,13 @@
 
     python benchmarks/calibration.py --folder /tmp/calibration --rounds 5
 
-Each round makes a local run of every paradigm, one after the other, on four workers with slowdowns 1, 1.2, 1.6 and 3.
-All workers together make a number of pushes, so that the paradigms end at different times; with `--epochs` each makes
-its share, and the slowest one sets everyone's end. Each run of the paradigm that is calibrated on gives constants in
-turn, and what they predict is compared with the median time of every paradigm's runs. Prints a JSON line per paradigm:
-medians in seconds, the share by which predictions are off (the median one, the lowest and the highest), and the shares
-of time for which workers were held. A machine that does something else meanwhile makes real runs longer; `spread` shows
-how much they differ.
+Each round makes a local run of every paradigm, one after the other, on four workers with slowdowns 1, 1.2, 1.6 and 3
+(runs that an earlier call left in the folder are taken again). All workers together make a number of pushes, so that
+the paradigms end at different times; with `--epochs` each makes its share, and the slowest one sets everyone's end. In
+every round the run of one paradigm gives the constants, and what they predict is compared with the runs of the same
+round, as a machine that others use is not as fast an hour later. Prints a JSON line per paradigm: the median of its
+runs in seconds and how far they lie apart (`spread`), the median, lowest and highest share by which predictions are
+off, and the shares of time for which workers were held.
 """
 
 import argparse
@@ -46,16 +46,23 @@ def main() -> None:
     print(json.dumps({**machine, **about, **{k: str(v) for k, v in vars(arguments).items()}}), flush=True)
 
     stop = {"stop.epochs": arguments.epochs, "stop.pushes": None if arguments.epochs else arguments.pushes}
-    made: dict[str, list[RunRecords]] = {paradigm: [] for paradigm in PARADIGMS}
-    for _ in range(arguments.rounds):
-        for paradigm in PARADIGMS:
-            made[paradigm].append(record(paradigm, arguments.folder, arguments.model, stop))
+    made = {paradigm: recorded(paradigm, arguments.folder) for paradigm in PARADIGMS}
+    for number in range(arguments.rounds):
+        for paradigm, runs in made.items():
+            if len(runs) <= number:
+                runs.append(record(paradigm, arguments.folder, arguments.model, stop))
     calibrations = [calibrate(each) for each in made[arguments.calibrate_on]]
     for paradigm, runs in made.items():
-        predicted = [timing(predict(each, prediction_spec(runs[0]))) for each in calibrations]
-        print(
-            json.dumps({"paradigm": paradigm} | compared([timing(each.pushes) for each in runs], predicted)), flush=True
-        )
+        pairs = [
+            (timing(each.pushes), timing(predict(calibration, prediction_spec(each))))
+            for each, calibration in zip(runs, calibrations, strict=True)
+        ]
+        print(json.dumps({"paradigm": paradigm} | compared(pairs)), flush=True)
+
+
+def recorded(paradigm: str, folder: Path) -> list[RunRecords]:
+    """The runs that are there."""
+    return [RunRecords.open(path) for path in sorted(folder.glob(f"*-{paradigm}-*"))]
 
 
 def record(paradigm: str, folder: Path, model: str, stop: dict[str, Any]) -> RunRecords:
@@ -64,18 +71,17 @@ def record(paradigm: str, folder: Path, model: str, stop: dict[str, Any]) -> Run
     return RunRecords.open(run(specification(folder, choices, {**stop, "evaluation.every_epochs": None})).folder)
 
 
-def compared(real: list[Timing], predicted: list[Timing]) -> dict[str, Any]:
-    """How long the runs took, and how far predictions are from their median."""
-    seconds = [each.duration_s for each in real]
-    errors = [each.duration_s / median(seconds) - 1 for each in predicted]
+def compared(pairs: list[tuple[Timing, Timing]]) -> dict[str, Any]:
+    """How long real runs took, and how far each prediction is from its own."""
+    seconds = [real.duration_s for real, _ in pairs]
+    errors = [predicted.duration_s / real.duration_s - 1 for real, predicted in pairs]
     return {
         "real_s": round(median(seconds), 3),
         "spread": round(max(seconds) / min(seconds) - 1, 3),
-        "predicted_s": round(median(each.duration_s for each in predicted), 3),
         "error": round(median(errors), 4),
         "errors": [round(min(errors), 4), round(max(errors), 4)],
-        "waiting": waiting(real),
-        "predicted_waiting": waiting(predicted),
+        "waiting": waiting([real for real, _ in pairs]),
+        "predicted_waiting": waiting([predicted for _, predicted in pairs]),
     }
 
 

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_quantiles_of_a_fit_are_those_of_its_stream() -> None:
         assert quantiles_of(jitter, (0.05, 0.95)) == pytest.approx(np.quantile(drawn, (0.05, 0.95)), rel=0.03)
 
 
-def test_every_worker_has_its_own_median_and_noise(tmp_path: Path) -> None:
+def test_every_worker_has_its_own_time_and_noise(tmp_path: Path) -> None:
     workers = [
         {"slowdown": 1.0},
         {"slowdown": 2.5, "jitter": {"kind": "lognormal", "sigma": 0.1, "rho": 0.5}},
@@ -80,13 +81,30 @@ def test_every_worker_has_its_own_median_and_noise(tmp_path: Path) -> None:
     cluster = {"workers": workers, "iteration_s": 0.02}
     result = run(specs.spec(tmp_path, "asp", "timing", cluster=cluster, stop={"pushes": 9000}))
     fits = fit_compute(RunRecords.open(result.folder), ClusterLayout.model_validate(cluster))
-    assert fits[0].median_s == pytest.approx(0.02)
+    assert fits[0].typical_s == pytest.approx(0.02)
     assert fits[0].jitter == Jitter()
-    assert fits[1].median_s == pytest.approx(0.05, rel=0.02)
+    assert fits[1].typical_s == pytest.approx(0.05, rel=0.02)
     assert fits[1].jitter.sigma == pytest.approx(0.1, rel=0.1)
     assert fits[1].jitter.rho == pytest.approx(0.5, abs=0.05)
     assert fits[1].largest_error < 0.02
     assert len(fits[1].recorded) == len(QUANTILES)
+
+
+@pytest.mark.parametrize(
+    "jitter",
+    [
+        {"kind": "lognormal", "sigma": 0.2, "rho": 0.9},
+        {"kind": "shifted_exponential", "scale": 0.5},
+        {"kind": "constant", "slow_state": {"enter": 0.05, "leave": 0.3, "factor": 3.0}},
+    ],
+    ids=lambda jitter: jitter["kind"],
+)
+def test_the_mean_on_which_the_end_depends_is_as_recorded(tmp_path: Path, jitter: dict[str, Any]) -> None:
+    cluster = {"workers": [{"jitter": jitter}], "iteration_s": 0.02}
+    records = RunRecords.open(run(specs.spec(tmp_path, "asp", "timing", cluster=cluster, stop={"pushes": 400})).folder)
+    (fit,) = fit_compute(records, ClusterLayout.model_validate(cluster)).values()
+    drawn = np.array(list(islice(fit.jitter.stream(7), 200_000)))
+    assert fit.typical_s * drawn.mean() == pytest.approx(records.pushes["compute_s"].mean(), rel=0.02)
 
 
 def test_slow_phases_that_the_layout_tells_of_are_no_noise(tmp_path: Path) -> None:
@@ -97,7 +115,7 @@ def test_slow_phases_that_the_layout_tells_of_are_no_noise(tmp_path: Path) -> No
     }
     result = run(specs.spec(tmp_path, "asp", "timing", cluster=cluster, stop={"pushes": 200}))
     (fit,) = fit_compute(RunRecords.open(result.folder), ClusterLayout.model_validate(cluster)).values()
-    assert fit.median_s == pytest.approx(0.03)
+    assert fit.typical_s == pytest.approx(0.03)
     assert fit.jitter == Jitter()
 
 

@@ -1,7 +1,8 @@
 """From a recorded run to the constants of the simulator: how long iterations take, and how much they vary.
 
-A worker's times are taken as a median, times noise. The noise is log-normal and correlated from one iteration to the
-next, with a slow state where there clearly is one; where that does not fit, it is the recorded noise itself.
+A worker's times are taken as a typical time, times noise, so that their mean, on which a run's end depends, is as
+recorded. The noise is log-normal and correlated from one iteration to the next, with a slow state where there clearly
+is one; where that does not fit, it is the recorded noise itself.
 """
 
 from collections.abc import Sequence
@@ -30,11 +31,11 @@ _HIGHEST_RHO = 0.999
 
 
 class ComputeFit(NamedTuple):
-    """What one worker's iterations take: `median_s` seconds times noise; the quantiles are of that noise."""
+    """What one worker's iterations take: `typical_s` seconds times noise; the quantiles are of that noise."""
 
     worker: int
     iterations: int
-    median_s: float
+    typical_s: float
     jitter: Jitter
     recorded: Floats
     fitted: Floats
@@ -58,12 +59,11 @@ def fit_compute(records: RunRecords, layout: ClusterLayout) -> dict[int, Compute
 
 
 def _fit(worker: int, times: Floats) -> ComputeFit:
-    median = float(np.median(times))
-    factors = times / median
-    jitter = fit_jitter(factors)
-    return ComputeFit(
-        worker, len(times), median, jitter, np.quantile(factors, QUANTILES), quantiles_of(jitter, QUANTILES)
-    )
+    jitter = fit_jitter(times / np.median(times))
+    values, weights = _distribution(jitter)
+    typical = float(times.mean() / np.average(values, weights=weights))
+    recorded = np.quantile(times / typical, QUANTILES)
+    return ComputeFit(worker, len(times), typical, jitter, recorded, quantiles_of(jitter, QUANTILES))
 
 
 def fit_jitter(factors: Floats) -> Jitter:

@@ -88,11 +88,11 @@ def _write(path: Path, layout: ClusterLayout, recorded: RunRecords) -> None:
 def _show_fit(calibration: Calibration, console: Console) -> None:
     """A row for each worker; in a wide terminal also where 90 % of the noise's factors are, recorded and fitted."""
     wide = console.width >= _WIDE
-    columns = ["pushes", "median ms", "slowdown", "noise", "correlation", "fit error"]
+    columns = ["pushes", "typical ms", "slowdown", "noise", "correlation", "fit error"]
     table = _table("worker", columns + ["5-95 % recorded", "5-95 % fitted"] * wide)
     for worker, fit in zip(calibration.layout.workers, calibration.fits.values(), strict=True):
         correlation = f"{fit.jitter.rho:.2f}" if fit.jitter.kind == "lognormal" else "-"
-        cells = [str(fit.iterations), f"{1000 * fit.median_s:.3f}", f"{worker.slowdown:.3f}", noise(fit.jitter)]
+        cells = [str(fit.iterations), f"{1000 * fit.typical_s:.3f}", f"{worker.slowdown:.3f}", noise(fit.jitter)]
         cells += [correlation, f"{fit.largest_error:.1%}"]
         if wide:
             cells += [f"{factors[0]:.3f}-{factors[-1]:.3f}" for factors in (fit.recorded, fit.fitted)]
@@ -191,7 +191,7 @@ def _say_how_far_to_trust_it(calibration: Calibration, console: Console) -> None
         "The predictions share the cores equally among those who compute; the layout alone does not know of them, so "
         "engine=simulated shows this cluster without that.",
     ]
-    if (shortest := min(fit.median_s for fit in calibration.fits.values())) < _TIME_SLICE_S:
+    if (shortest := min(fit.typical_s for fit in calibration.fits.values())) < _TIME_SLICE_S:
         parts.append(
             f"Iterations of {1000 * shortest:.1f} ms are shorter than the time slices that the system deals out, which "
             "the predictions know nothing of: expect errors of up to 30 %."

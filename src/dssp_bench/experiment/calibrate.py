@@ -87,7 +87,7 @@ def calibrate(recorded: RunRecords) -> Calibration:
     local = is_local(recorded)
     costs = _measured_server(recorded) if local else {}
     busy = costs.pop("busy_share", None)
-    base = min(fit.median_s for fit in fits.values())
+    base = min(fit.typical_s for fit in fits.values())
     fitted = _with(
         layout,
         iteration_s=_rounded(base),
@@ -187,7 +187,7 @@ def _cores(recorded: RunRecords, layout: ClusterLayout, server_share: float) -> 
 
 
 def _fitted(worker: WorkerLayout, fit: ComputeFit, base: float) -> WorkerLayout:
-    return worker.model_copy(update={"slowdown": _rounded(fit.median_s / base), "jitter": fit.jitter})
+    return worker.model_copy(update={"slowdown": _rounded(fit.typical_s / base), "jitter": fit.jitter})
 
 
 def _with_latency(calibration: Calibration, recorded: RunRecords, spec: RunSpec) -> Calibration:

@@ -38,6 +38,10 @@ from dssp_bench.worker import Worker
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEPT_BYTES = 1 << 29
+_MOST_BYTES = 1 << 25  # that an older glibc takes as a threshold
 
 
 class WorkerFactory(Protocol):
@@ -376,10 +380,19 @@ def _calendar(layout: ClusterLayout) -> list[Joined | Left]:
 def _prepare(threads: int) -> None:
     """Die with the parent, leave Ctrl-C to the driver, and compute with no more threads than asked for."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1)  # a slowdown's sleep ends on time, not up to 50 us later
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_TIMERSLACK, 1)  # a slowdown's sleep ends on time, not up to 50 us later
+        _keep_freed_memory(libc)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+
+
+def _keep_freed_memory(libc: ctypes.CDLL) -> None:
+    """What an iteration frees stays with the process for the next one; else the system clears every page again."""
+    if hasattr(libc, "mallopt"):  # glibc's
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) or libc.mallopt(_M_MMAP_THRESHOLD, _MOST_BYTES)
 
 
 class _failures_told_to:  # noqa: N801  (reads as a statement)
