@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dssp_bench.core.messages import SECOND
-from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
+from dssp_bench.engines.local.own_time import EVERY, FIRST, OwnTime, ServiceTimes
 
 
 class Machine:
@@ -16,9 +16,11 @@ class Machine:
     def __init__(self) -> None:
         self.moment = 0
         self.waited = 0
+        self.looks = 0
         self.between_readings: Iterator[int] = iter(())
 
     def monotonic_ns(self) -> int:
+        self.looks += 1
         now = self.moment
         preempted = next(self.between_readings, 0)
         self.moment += preempted
@@ -97,6 +99,20 @@ def test_what_the_server_does_is_counted_and_what_it_waits_is_not(machine: Machi
         "reply_s": pytest.approx(2e-9),
         "busy_share": pytest.approx(134e-9),
     }
+
+
+def test_of_many_events_a_few_are_timed_and_all_are_counted(machine: Machine) -> None:
+    times = ServiceTimes()
+    looks = machine.looks
+    for _ in range(FIRST + 100 * EVERY):
+        machine.moment += 1000
+        times.begin()
+        machine.moment += 10
+        times.lap("receive", 1)
+    assert machine.looks - looks < 3 * (FIRST + 100 * 2)
+    summary = times.summary(SECOND)
+    assert summary["receive_s"] == pytest.approx(10e-9)
+    assert summary["busy_share"] == pytest.approx(10e-9 * (FIRST + 100 * EVERY))
 
 
 def test_what_never_happened_has_no_mean(machine: Machine) -> None:

@@ -1,5 +1,6 @@
 """The commands. Imports nothing heavy: `dssp-bench --help` answers before torch or MLflow could be imported."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,10 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # else the interpreter spends a second or two on looking for garbage before it ends
 
 
 def _version(wanted: bool) -> None:
