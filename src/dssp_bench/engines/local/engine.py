@@ -13,6 +13,7 @@ from dssp_bench.core.errors import WorkerFailed
 from dssp_bench.core.messages import SECOND, Event, Joined, Left, Nanoseconds, Push, Timer, TimerFired, WorkerId
 from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.local.channel import Channel, Kind, Message
+from dssp_bench.engines.local.crew import Crew, SharedCopies
 from dssp_bench.engines.local.own_time import ServiceTimes
 
 
@@ -29,7 +30,7 @@ class LocalEngine(Engine):
     `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and
     the driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
     that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and
-    that raises WorkerFailed here. `times` is told what the server's time goes to.
+    that raises WorkerFailed here. The `crew` makes the copies; `times` is told what the server's time goes to.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LocalEngine(Engine):
         posts: dict[WorkerId, Post],
         weights: Tensor,
         *,
+        crew: Crew,
         times: ServiceTimes,
         calendar: Sequence[Joined | Left] = (),
         others: dict[str, Channel] | None = None,
@@ -45,7 +47,8 @@ class LocalEngine(Engine):
     ) -> None:
         self._posts = posts
         self._workers = len(posts)
-        self._weights = weights
+        self._copies = SharedCopies(crew, weights, {worker: post.weights for worker, post in posts.items()})
+        self._device = weights.device
         self._on_message = on_message or (lambda _name, _message: None)
         self._times = times
         self._startup_timeout_s = startup_timeout_s
@@ -111,10 +114,10 @@ class LocalEngine(Engine):
         for timer in timers:
             self._timers.append(TimerFired(timer.tag, timer.at))
         present = [worker for worker in released if worker in self._posts]
-        for worker in present:
-            self._posts[worker].weights.copy_(self._weights)
-        if present and self._weights.is_cuda:
-            torch.cuda.synchronize(self._weights.device)
+        if present:
+            self._copies.make(present)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
         for worker in present:
             self._posts[worker].channel.send(Kind.GO, self.started_at)
         self._times.lap("reply", len(present))
