@@ -57,7 +57,6 @@ class ParameterServer:
         for message in outcome.keep:
             self._kept[message] = Slot(*(tensor.clone() for tensor in self._slots[message.worker]))
 
-    @torch.no_grad()
     def _apply(self, update: Update, learning_rate: float) -> None:
         gradients = [(self._take(a.message), a.weight) for a in update.gradients]
         self._rule.apply(_weighted([(slot.gradient, weight) for slot, weight in gradients]), learning_rate)

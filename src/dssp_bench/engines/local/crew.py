@@ -65,6 +65,11 @@ class Crew:
             end.release()
 
 
+def update_by(crew: Crew, weights: Tensor, rule: Callable[[Tensor], UpdateRule]) -> UpdateRule:
+    """The rule for all weights, or one for each thread's part of them."""
+    return rule(weights) if crew.size == 1 else SharedUpdate(crew, weights, rule)
+
+
 class SharedUpdate:
     """An update rule whose threads each change their own part of the weights, which no element's result depends on."""
 
@@ -88,7 +93,10 @@ class SharedCopies:
 
     def make(self, workers: Sequence[WorkerId]) -> None:
         """Copy for these workers."""
-        self._crew.each(lambda number: self._copy(number, workers))
+        if self._crew.size == 1:
+            self._copy(0, workers)
+        else:
+            self._crew.each(lambda number: self._copy(number, workers))
 
     def _copy(self, number: int, workers: Sequence[WorkerId]) -> None:
         for worker in workers:

@@ -28,7 +28,7 @@ from dssp_bench.core.update import SGD
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message
-from dssp_bench.engines.local.crew import SharedUpdate, crew_for
+from dssp_bench.engines.local.crew import crew_for, update_by
 from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
 from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
@@ -235,7 +235,7 @@ class _Server:
         self._untold: deque[Evaluation] = deque()
         self._times = ServiceTimes()
         crew = crew_for(weights)
-        rule = SharedUpdate(crew, weights, lambda part: SGD(part, **job.optimizer))
+        rule = update_by(crew, weights, lambda part: SGD(part, **job.optimizer))
         self._parameters = _TimedServer(
             self._times, weights, rule, slots, statistics=self._statistics, momentum=momentum
         )
