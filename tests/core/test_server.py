@@ -1,5 +1,6 @@
 """The data plane: what the coordinator decided, on three weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +11,7 @@ from dssp_bench.core.coordinator import Coordinator
 from dssp_bench.core.messages import Applied, Left, MessageId, Outcome, Push, Update, WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.server import ParameterServer, Slot
-from dssp_bench.core.update import SGD
+from dssp_bench.core.update import SGD, Weighted, weighted_sum
 from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.ssp import SSP
@@ -22,8 +23,8 @@ class Written:
 
     steps: list[tuple[list[float], float]] = field(default_factory=list)
 
-    def apply(self, gradient: Tensor, learning_rate: float) -> None:
-        self.steps.append((gradient.tolist(), learning_rate))
+    def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
+        self.steps.append((weighted_sum(gradients).tolist(), learning_rate))
 
 
 def slot(*gradient: float, statistics: tuple[float, ...] = ()) -> Slot:
@@ -95,8 +96,8 @@ def test_a_gradient_comes_to_the_device_of_the_weights() -> None:
     class Looks:
         device: str = ""
 
-        def apply(self, gradient: Tensor, learning_rate: float) -> None:
-            self.device = gradient.device.type
+        def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
+            self.device = gradients[0][0].device.type
 
     rule = Looks()
     server = ParameterServer(torch.zeros(2, device="meta"), rule, {0: slot(1, 2)})

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor
-
 from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Timer, WorkerId
+from dssp_bench.core.update import Weighted, weighted_sum
 from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.observer import Observer
 
@@ -95,9 +94,9 @@ class Written:
         self.log: Log = [] if log is None else log
         self.steps: list[tuple[list[float], float]] = []
 
-    def apply(self, gradient: Tensor, learning_rate: float) -> None:
+    def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
         self.log.append("apply")
-        self.steps.append((gradient.tolist(), learning_rate))
+        self.steps.append((weighted_sum(gradients).tolist(), learning_rate))
 
 
 def turns(*workers: WorkerId) -> list[Event]:

@@ -53,9 +53,9 @@ def test_a_shared_update_gives_the_very_bits_of_one_thread() -> None:
     one = SGD(alone, **options)  # type: ignore[arg-type]
     several = SharedUpdate(Crew(3), shared, lambda part: SGD(part, **options))  # type: ignore[arg-type]
     for rate in (0.1, 0.1, 0.01):
-        gradient = torch.randn(100_003)
-        one.apply(gradient, rate)
-        several.apply(gradient, rate)
+        for gradients in ([(torch.randn(100_003), 1.0)], [(torch.randn(100_003), 0.5), (torch.randn(100_003), 0.25)]):
+            one.apply(gradients, rate)
+            several.apply(gradients, rate)
     assert torch.equal(alone, shared)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dssp_bench.core.messages import MessageId, Outcome, Update, WorkerId
+from dssp_bench.core.update import Weighted, weighted_sum
 
 
 class Slot(NamedTuple):
@@ -20,10 +21,10 @@ class Slot(NamedTuple):
 
 
 class UpdateRule(Protocol):
-    """Anything that changes the server's weights by one gradient."""
+    """Anything that changes the server's weights by gradients."""
 
-    def apply(self, gradient: Tensor, learning_rate: float) -> None:
-        """Change the weights in place by one flat gradient."""
+    def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
+        """Change the weights in place by one or more flat gradients, each with its weight."""
 
 
 class ParameterServer:
@@ -58,24 +59,14 @@ class ParameterServer:
             self._kept[message] = Slot(*(tensor.clone() for tensor in self._slots[message.worker]))
 
     def _apply(self, update: Update, learning_rate: float) -> None:
-        gradients = [(self._take(a.message), a.weight) for a in update.gradients]
-        self._rule.apply(_weighted([(slot.gradient, weight) for slot, weight in gradients]), learning_rate)
-        total = sum(weight for _, weight in gradients)
+        slots = [(self._take(applied.message), applied.weight) for applied in update.gradients]
+        self._rule.apply([(slot.gradient, weight) for slot, weight in slots], learning_rate)
+        total = sum(weight for _, weight in slots)
         if self.statistics.numel() and total:
-            mean = _weighted([(slot.statistics, weight / total) for slot, weight in gradients])
+            mean = weighted_sum([(slot.statistics, weight / total) for slot, weight in slots])
             self.statistics.lerp_(mean, self._momentum)
 
     def _take(self, message: MessageId) -> Slot:
         slot = self._kept.pop(message, None) or self._slots[message.worker]
         device = self.weights.device
         return slot if slot.gradient.device == device else Slot(*(tensor.to(device) for tensor in slot))
-
-
-def _weighted(parts: list[tuple[Tensor, float]]) -> Tensor:
-    (first, weight), *others = parts
-    if not others and weight == 1.0:
-        return first
-    total = first * weight
-    for tensor, weight in others:
-        total.add_(tensor, alpha=weight)
-    return total

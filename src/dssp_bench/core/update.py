@@ -1,9 +1,14 @@
-"""How a gradient changes the weights: stochastic gradient descent on the server's flat weights."""
+"""How gradients change the weights: stochastic gradient descent on the server's flat weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
+
+Weighted = tuple[Tensor, float]
+"""A gradient, and what it is multiplied with."""
 
 
 class SGD:
@@ -21,6 +26,7 @@ class SGD:
             raise ValueError("Nesterov's momentum needs a momentum above 0")
         self._weights = [weights]
         self._velocity: list[Tensor | None] = [None]
+        self._sum: Tensor | None = None
         self._options: dict[str, Any] = {
             "momentum": momentum,
             "weight_decay": weight_decay,
@@ -31,6 +37,18 @@ class SGD:
             "foreach": False,
         }
 
-    def apply(self, gradient: Tensor, learning_rate: float) -> None:
-        """Change the weights, in place, by one step along a flat gradient of the same shape."""
+    def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
+        """Change the weights, in place, by one step along the weighted sum of flat gradients of the same shape."""
+        gradient, weight = gradients[0]
+        if len(gradients) > 1 or weight != 1.0:
+            gradient = self._sum = weighted_sum(gradients, self._sum)
         sgd(self._weights, [gradient], self._velocity, lr=learning_rate, **self._options)
+
+
+def weighted_sum(parts: Sequence[Weighted], out: Tensor | None = None) -> Tensor:
+    """The sum of tensors, each times its weight, in `out` if there is one."""
+    (first, weight), *others = parts
+    total = torch.mul(first, weight, out=out)
+    for tensor, weight in others:
+        total.add_(tensor, alpha=weight)
+    return total

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.core.server import UpdateRule
+from dssp_bench.core.update import Weighted
 
 _ELEMENTS_EACH = 1 << 19  # with fewer, waking a thread takes longer than what it saves
 _MOST = 4
@@ -77,10 +78,12 @@ class SharedUpdate:
         self._crew = crew
         self._rules = [rule(part) for part in crew.parts(weights)]
 
-    def apply(self, gradient: Tensor, learning_rate: float) -> None:
-        """Change the weights in place by one flat gradient."""
-        parts = self._crew.parts(gradient)
-        self._crew.each(lambda number: self._rules[number].apply(parts[number], learning_rate))
+    def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
+        """Change the weights in place by one or more flat gradients, each with its weight."""
+        parts = [(self._crew.parts(gradient), weight) for gradient, weight in gradients]
+        self._crew.each(
+            lambda number: self._rules[number].apply([(mine[number], weight) for mine, weight in parts], learning_rate)
+        )
 
 
 class SharedCopies:
