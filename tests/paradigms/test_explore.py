@@ -148,7 +148,7 @@ class ExtraIterationsAreNeverUsedUp(DSSP):
 
 class ADeadWorkerIsStillCounted(Clocks):
     def remove(self, worker: WorkerId) -> bool:
-        del self._clock[worker]
+        del self[worker]
         return False
 
 
@@ -161,7 +161,7 @@ class TheSlowestClockFollowsThePusher(Clocks):
 
 class JoinsAtZero(Clocks):
     def add(self, worker: WorkerId) -> None:
-        self._clock[worker] = 0
+        self[worker] = 0
         self._at.setdefault(0, {})[worker] = None
         self.slowest = 0
 

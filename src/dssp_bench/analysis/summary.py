@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow.compute as pc
 
-from dssp_bench.analysis.waiting import lives
+from dssp_bench.analysis.waiting import WorkerLife, lives_of
 from dssp_bench.records.reader import RunRecords
 
 IDENTITY = (
@@ -53,26 +55,30 @@ def summarise(
     - `dropped`: gradients that never changed the weights by decision
     - `grants`: how often DSSP's controller granted extra iterations
     """
-    pushes, updates = records.pushes, records.updates
-    duration = _duration(records)
-    samples = None if identity.get("batch_size") is None else len(pushes) * int(identity["batch_size"])
+    workers = lives_of(lambda name: records.column("pushes", name).to_numpy())
+    lead, updated = records.column("pushes", "lead"), records.column("updates", "at_s")
+    pushes = len(lead)
+    duration = _duration(workers, updated, records.column("evaluations", "at_s"))
+    samples = None if identity.get("batch_size") is None else pushes * int(identity["batch_size"])
     return {
         "status": status,
         **{key: identity.get(key) for key in IDENTITY},
         **{key: value for key, value in identity.items() if key not in IDENTITY},
-        "pushes": len(pushes),
-        "updates": len(updates),
+        "pushes": pushes,
+        "updates": len(updated),
         "samples": samples,
         "duration_s": duration,
         "startup_s": float(startup_s),
-        "pushes_per_s": _per_second(len(pushes), duration),
+        "pushes_per_s": _per_second(pushes, duration),
         "samples_per_s": _per_second(samples, duration),
         **_accuracy(by_time(records.evaluations), targets),
-        **_workers(pushes),
-        "max_lead": int(pushes["lead"].max()) if len(pushes) else None,
-        **_staleness(pushes),
-        "dropped": int((pushes["action"] == "drop").sum()),
-        "grants": len(records.grants),
+        "iterations": {str(w): len(life.arrived_s) for w, life in workers.items()},
+        "waiting_share": {str(w): life.waiting_share for w, life in workers.items()},
+        "held_s": {str(w): float(life.held_s.sum()) for w, life in workers.items()},
+        "max_lead": pc.max(lead).as_py(),
+        **_staleness(records.column("pushes", "staleness").drop_null().to_numpy()),
+        "dropped": pc.sum(pc.equal(records.column("pushes", "action"), "drop"), min_count=0).as_py(),
+        "grants": len(records.column("grants", "at_s")),
     }
 
 
@@ -81,11 +87,9 @@ def by_time(evaluations: pd.DataFrame) -> pd.DataFrame:
     return evaluations.sort_values(["at_s", "version"], kind="stable", ignore_index=True)
 
 
-def _duration(records: RunRecords) -> float:
-    pushes = records.pushes
-    released = pushes["arrived_s"] + pushes["held_s"].fillna(0.0)
-    ends = [released, records.updates["at_s"], records.evaluations["at_s"]]
-    return float(max((column.max() for column in ends if len(column)), default=0.0))
+def _duration(workers: Mapping[int, WorkerLife], *moments: Any) -> float:
+    released = [(life.arrived_s + life.held_s).max() for life in workers.values()]
+    return float(max([*released, *(pc.max(column).as_py() for column in moments if len(column))], default=0.0))
 
 
 def _per_second(amount: int | None, duration: float) -> float | None:
@@ -109,17 +113,7 @@ def _first(rows: pd.DataFrame, column: str) -> float | None:
     return float(rows[column].iloc[0]) if len(rows) else None
 
 
-def _workers(pushes: pd.DataFrame) -> dict[str, Any]:
-    workers = lives(pushes)
-    return {
-        "iterations": {str(w): len(life.arrived_s) for w, life in workers.items()},
-        "waiting_share": {str(w): life.waiting_share for w, life in workers.items()},
-        "held_s": {str(w): float(life.held_s.sum()) for w, life in workers.items()},
-    }
-
-
-def _staleness(pushes: pd.DataFrame) -> dict[str, Any]:
-    known = pushes["staleness"].dropna().to_numpy(np.int64)
+def _staleness(known: npt.NDArray[np.int64]) -> dict[str, Any]:
     if not len(known):
         return {"mean_staleness": None, "p99_staleness": None, "max_staleness": None}
     return {

@@ -1,6 +1,7 @@
 """How long the server held each worker."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +48,25 @@ def lives(pushes: pd.DataFrame) -> dict[int, WorkerLife]:
     A hold that no release ended is not counted: the records do not say whether the worker was still there. A worker
     whose first clock is 1 was there from the start; one that joined began when its first iteration did.
     """
-    return {int(str(worker)): _life(int(str(worker)), rows) for worker, rows in pushes.groupby("worker", sort=True)}
+    return lives_of(lambda name: pushes[name].to_numpy())
 
 
-def _life(worker: int, rows: pd.DataFrame) -> WorkerLife:
-    arrived = rows["arrived_s"].to_numpy(float)
-    held = np.nan_to_num(rows["held_s"].to_numpy(float))
-    joined_late = rows["clock"].iloc[0] != 1
-    began = max(0.0, arrived[0] - rows["compute_s"].iloc[0]) if joined_late else 0.0
+def lives_of(column: Callable[[str], npt.NDArray[Any]]) -> dict[int, WorkerLife]:
+    """The same, from columns that are asked for one after the other, so that few are in memory at a time."""
+    worker = column("worker")
+    by_worker = np.argsort(worker, kind="stable")
+    workers, counts = np.unique(worker, return_counts=True)
+    ends = np.cumsum(counts)
+    first = by_worker[ends - counts]
+    clock, compute = column("clock")[first], column("compute_s")[first]
+    arrived = column("arrived_s")[by_worker]
+    held = np.nan_to_num(column("held_s"))[by_worker]
+    return {
+        w: _life(w, c == 1, t, arrived[end - n : end], held[end - n : end])
+        for w, n, end, c, t in zip(*(a.tolist() for a in (workers, counts, ends, clock, compute)), strict=True)
+    }
+
+
+def _life(worker: int, from_the_start: bool, compute: float, arrived: Floats, held: Floats) -> WorkerLife:
+    began = 0.0 if from_the_start else max(0.0, arrived[0] - compute)
     return WorkerLife(worker, float(began), float(arrived[-1] + held[-1]), arrived, held)

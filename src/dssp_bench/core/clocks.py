@@ -6,8 +6,8 @@ from dssp_bench.core.errors import ProtocolViolation
 from dssp_bench.core.messages import WorkerId
 
 
-class Clocks:
-    """The logical clocks of the live workers: a clock counts pushes and is never a time.
+class Clocks(dict[WorkerId, int]):
+    """The logical clocks by live worker: a clock counts pushes and is never a time. Only its methods change it.
 
     Invariant: `_at[c]` holds exactly the workers whose clock is c, in the order in which they came to c, and no level
     is empty. So the slowest clock moves only when its level empties, and the first worker of the lowest level is the
@@ -15,28 +15,16 @@ class Clocks:
     """
 
     def __init__(self, workers: Iterable[WorkerId] = ()) -> None:
-        self._clock: dict[WorkerId, int] = {}
+        super().__init__()
         self._at: dict[int, dict[WorkerId, None]] = {}
         self.slowest = 0
         self.fastest = 0
         for worker in workers:
             self.add(worker)
 
-    def __getitem__(self, worker: WorkerId) -> int:
-        return self._clock[worker]
-
-    def __contains__(self, worker: object) -> bool:
-        return worker in self._clock
-
-    def __iter__(self) -> Iterator[WorkerId]:
-        return iter(self._clock)
-
-    def __len__(self) -> int:
-        return len(self._clock)
-
     def lead(self, worker: WorkerId) -> int:
         """The worker's clock minus the slowest live worker's clock."""
-        return self._clock[worker] - self.slowest
+        return self[worker] - self.slowest
 
     def slowest_workers(self) -> Iterator[WorkerId]:
         """The workers at the slowest clock, the one whose last push is oldest first."""
@@ -44,8 +32,8 @@ class Clocks:
 
     def advance(self, worker: WorkerId) -> bool:
         """Count one push; True if the slowest clock moved."""
-        clock = self._clock[worker] + 1
-        self._clock[worker] = clock
+        clock = self[worker] + 1
+        self[worker] = clock
         level = self._at.get(clock)
         if level is None:
             self._at[clock] = {worker: None}
@@ -57,14 +45,14 @@ class Clocks:
 
     def add(self, worker: WorkerId) -> None:
         """Let a worker join at the slowest clock, where it is neither ahead nor behind. Raises ProtocolViolation."""
-        if worker in self._clock:
-            raise ProtocolViolation(f"worker {worker} joined, but it is here already, at clock {self._clock[worker]}")
-        self._clock[worker] = self.slowest
+        if worker in self:
+            raise ProtocolViolation(f"worker {worker} joined, but it is here already, at clock {self[worker]}")
+        self[worker] = self.slowest
         self._at.setdefault(self.slowest, {})[worker] = None
 
     def remove(self, worker: WorkerId) -> bool:
         """Forget a worker that left; True if the slowest clock moved."""
-        clock = self._clock.pop(worker)
+        clock = self.pop(worker)
         moved = self._vacate(worker, clock)
         while self.fastest not in self._at and self._at:
             self.fastest -= 1

@@ -12,6 +12,7 @@ What it guarantees, whatever the paradigm:
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
 from dssp_bench.core.errors import Deadlock, InvalidDecision, ProtocolViolation
 from dssp_bench.core.messages import (
@@ -46,6 +47,7 @@ class Coordinator:
         self.view = View(workers)
         self.pushes = 0
         self._pulled: dict[WorkerId, int] = {}
+        self._latest = {worker: MessageId(worker, 0) for worker in self.view.clocks}
         self._departed: set[WorkerId] = set()
         self._pending_timers: Counter[str] = Counter()
         paradigm.reset(self.view.clocks)
@@ -75,40 +77,44 @@ class Coordinator:
     # --- the four events ---
 
     def _on_push(self, push: Push) -> Outcome:
-        view, worker = self.view, push.worker
-        self._check_may_push(worker)
+        view, (worker, at, compute, loss) = self.view, push
+        clocks = view.clocks
+        if worker not in clocks or worker in view.held or worker not in self._pulled:
+            self._refuse(worker)
         self.pushes += 1
-        view.slowest_moved = view.clocks.advance(worker)
-        clock, lead = view.clocks[worker], view.clocks.lead(worker)
+        view.slowest_moved = clocks.advance(worker)
+        clock = clocks[worker]
+        lead = clock - clocks.slowest
         decision = self.paradigm.on_push(push, view)
+        use, release, _, weight, timers, grant = decision
 
-        message, pulled = MessageId(worker, clock), self._pulled[worker]
+        message = self._latest[worker] = MessageId(worker, clock)
+        pulled = self._pulled[worker]
         updates: tuple[Update, ...] = ()
         staleness = None
-        buffers = decision.use is Use.BUFFER
-        if buffers:
-            view.buffered[message] = pulled
-        elif decision.use is Use.APPLY:
+        if use is Use.APPLY:
             staleness = view.version - pulled
-            updates = (self._apply((Applied(message, staleness, decision.weight),), push.at),)
+            updates = (self._apply((Applied(message, staleness, weight),), at),)
+        elif use is Use.BUFFER:
+            view.buffered[message] = pulled
         view.held[worker] = push
-        updates, released, keep = self._carry_out(decision, push.at, updates)
+        updates, released, keep = self._carry_out(decision, at, updates)
 
-        if buffers and message not in view.buffered:
+        if staleness is None and use is Use.BUFFER and message not in view.buffered:
             staleness = view.version - 1 - pulled
         record = PushRecord(
-            worker, clock, lead, pulled, view.version, staleness, push.at, push.compute,
-            0 if worker in decision.release else None,
-            decision.use, self.paradigm.largest_lead(worker, view.clocks), push.loss,
+            worker, clock, lead, pulled, view.version, staleness, at, compute,
+            0 if worker in release else None,
+            use, self.paradigm.largest_lead(worker, clocks), loss,
         )  # fmt: skip
-        return Outcome(push.at, record, updates, released, keep, decision.timers, decision.grant)
+        return Outcome(at, record, updates, released, keep, timers, grant)
 
     def _on_leave(self, left: Left) -> Outcome:
         view = self.view
         if left.worker not in view.clocks:
             raise ProtocolViolation(f"worker {left.worker} left, but it is not one of the live workers")
         self._departed.add(left.worker)
-        latest = MessageId(left.worker, view.clocks[left.worker])
+        latest = self._latest.pop(left.worker)
         if latest in view.buffered:
             view.orphans[latest] = None
         view.held.pop(left.worker, None)
@@ -120,6 +126,7 @@ class Coordinator:
         if joined.worker in self._departed:
             raise ProtocolViolation(f"worker {joined.worker} left before; whoever takes its place takes a new number")
         view.clocks.add(joined.worker)
+        self._latest[joined.worker] = MessageId(joined.worker, view.clocks[joined.worker])
         view.held[joined.worker] = Push(joined.worker, joined.at)
         view.slowest_moved = False
         return self._answer(self.paradigm.on_join(joined, view), joined.at)
@@ -142,11 +149,13 @@ class Coordinator:
     ) -> tuple[tuple[Update, ...], tuple[Release, ...], tuple[MessageId, ...]]:
         if decision.flush is not None:
             updates += self._flush(decision.flush, at)
+        view = self.view
         released = tuple([self._release(worker, at) for worker in decision.release])
-        keep = self._to_keep(released)
+        keep = self._to_keep(released) if view.buffered else ()
         if decision.timers:
             self._pending_timers.update(timer.tag for timer in decision.timers)
-        self._guard_against_deadlock()
+        if len(view.held) == len(view.clocks):
+            self._guard_against_deadlock()
         return updates, released, keep
 
     def _apply(self, gradients: tuple[Applied, ...], at: Nanoseconds) -> Update:
@@ -177,25 +186,22 @@ class Coordinator:
     def _begin(self, worker: WorkerId, held: Nanoseconds) -> Release:
         self._pulled[worker] = self.view.version
         self.view.last_hold[worker] = held
-        return Release(worker, held, MessageId(worker, self.view.clocks[worker]))
+        return Release(worker, held, self._latest[worker])
 
     def _to_keep(self, released: tuple[Release, ...]) -> tuple[MessageId, ...]:
-        if not self.view.buffered:
-            return ()
         return tuple([release.after for release in released if release.after in self.view.buffered])
 
     # --- what may not happen ---
 
-    def _check_may_push(self, worker: WorkerId) -> None:
+    def _refuse(self, worker: WorkerId) -> NoReturn:
         if worker not in self.view.clocks:
             raise ProtocolViolation(f"worker {worker} pushed, but it is not one of the live workers")
         if worker in self.view.held:
             raise ProtocolViolation(f"worker {worker} pushed while held at clock {self.view.clocks[worker]}")
-        if worker not in self._pulled:
-            raise ProtocolViolation(f"worker {worker} pushed before the run was started")
+        raise ProtocolViolation(f"worker {worker} pushed before the run was started")
 
     def _guard_against_deadlock(self) -> None:
-        if self.view.held and not self.computing and not self._pending_timers.total():
+        if self.view.held and not self._pending_timers.total():
             held = ", ".join(f"{w} at clock {self.view.clocks[w]}" for w in self.view.held)
             raise Deadlock(f"{self._name} holds every live worker and waits for nothing: {held}")
 

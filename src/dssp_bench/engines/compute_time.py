@@ -89,10 +89,9 @@ def _autoregressive(rng: np.random.Generator, sigma: float, rho: float) -> Itera
     state = rng.normal(0.0, sigma)
     innovation = sigma * float(np.sqrt(1.0 - rho * rho))
     while True:
-        steps = rng.normal(0.0, innovation, _BLOCK) if sigma else np.zeros(_BLOCK)
-        block = np.empty(_BLOCK)
-        for i, step in enumerate(steps):
-            block[i] = state
+        block = []  # of Python's own numbers, which are faster one by one
+        for step in rng.normal(0.0, innovation, _BLOCK).tolist():
+            block.append(state)
             state = rho * state + step
         yield np.exp(block)
 
@@ -100,10 +99,8 @@ def _autoregressive(rng: np.random.Generator, sigma: float, rho: float) -> Itera
 def _with_slow_state(blocks: Iterator[np.ndarray], slow: SlowState, rng: np.random.Generator) -> Iterator[np.ndarray]:
     is_slow = False
     for block in blocks:
-        draws = rng.random(len(block))
-        factors = np.ones(len(block))
-        for i, draw in enumerate(draws):
+        factors = []
+        for draw in rng.random(len(block)).tolist():
             is_slow = draw >= slow.leave if is_slow else draw < slow.enter
-            if is_slow:
-                factors[i] = slow.factor
+            factors.append(slow.factor if is_slow else 1.0)
         yield block * factors

@@ -49,6 +49,7 @@ class _Loop:
         self._coordinator = coordinator
         self._engine = engine
         self._rates = rates
+        self._rate_by_staleness = rates.scale == "inverse_staleness"
         self._server = server
         self._observers = observers
 
@@ -88,6 +89,5 @@ class _Loop:
             observer.on_outcome(outcome, rates)
 
     def _rate(self, update: Update) -> float:
-        counts = self._rates.scale == "inverse_staleness"
-        staleness = max(gradient.staleness for gradient in update.gradients) if counts else 0
+        staleness = max(gradient.staleness for gradient in update.gradients) if self._rate_by_staleness else 0
         return self._rates.at(update.version - 1, self._coordinator.pushes, staleness)

@@ -80,7 +80,7 @@ class SimulatedEngine(Engine):
             if until is not None and at > until:
                 return None
             heapq.heappop(self._heap)
-            if isinstance(event, (Push, Left)) and event.worker in self._gone:
+            if self._gone and isinstance(event, (Push, Left)) and event.worker in self._gone:
                 continue  # it died with its push on the way, or had left already
             self._now = at
             if isinstance(event, Push):

@@ -75,23 +75,31 @@ class RunRecords:
 
     def table(self, name: str) -> pa.Table:
         """One of the tables as Arrow, read anew. Raises RecordsError if it cannot be read."""
+        return self._table(name, TABLES[name])
+
+    def column(self, table: str, name: str) -> pa.ChunkedArray:
+        """One column of a table as Arrow, read anew, so that a long run's need not be in memory side by side."""
+        return self._table(table, pa.schema([TABLES[table].field(name)]))[name]
+
+    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
+        """The columns that the schema has."""
         if self.finished:
-            return self._finished(name)
+            return self._finished(name, schema)
         table = read_stream(self.folder / f"{name}.arrows", TABLES[name])
         if name == "pushes":
             late = Late.of(read_stream(self.folder / "late.arrows", LATE))
             table = late.merged_into(table, 0)
         if not (self.folder / f"{name}.arrows").exists() and (self.folder / f"{name}.parquet").exists():
-            return self._finished(name)  # the run ended since the folder was opened
-        return table
+            return self._finished(name, schema)  # the run ended since the folder was opened
+        return table.select(schema.names)
 
-    def _finished(self, name: str) -> pa.Table:
+    def _finished(self, name: str, schema: pa.Schema) -> pa.Table:
         path = self.folder / f"{name}.parquet"
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(path, columns=None if schema is TABLES[name] else schema.names)
         except (pa.ArrowException, OSError) as error:
             raise RecordsError(f"{path} cannot be read: {error}") from error
-        if not table.schema.equals(TABLES[name]):
+        if not table.schema.equals(schema):
             raise RecordsError(f"{path} has other columns than this version reads: {', '.join(table.schema.names)}")
         return table
 

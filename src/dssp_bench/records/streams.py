@@ -1,5 +1,6 @@
 """Reading what a running or killed run has written so far: whole batches only, late news joined in."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -17,20 +18,27 @@ def read_stream(path: Path, schema: pa.Schema) -> pa.Table:
     The table is mapped to the file, so it costs memory only where it is looked at. Raises RecordsError if the file is
     a stream of something else.
     """
-    batches: list[pa.RecordBatch] = []
+    return pa.Table.from_batches(list(read_batches(path, schema, pa.memory_map)), schema)
+
+
+def read_batches(
+    path: Path, schema: pa.Schema, open_file: Callable[[str], pa.NativeFile] = pa.OSFile
+) -> Iterator[pa.RecordBatch]:
+    """The same batch by batch, of which only one is in memory. Raises RecordsError."""
     if not path.exists() or path.stat().st_size == 0:
-        return schema.empty_table()
+        return
     try:
-        stream = pa.ipc.open_stream(pa.memory_map(str(path)))
+        stream = pa.ipc.open_stream(open_file(str(path)))
     except (pa.ArrowInvalid, OSError):  # killed while it wrote the very first bytes
-        return schema.empty_table()
+        return
     if not stream.schema.equals(schema):
         raise RecordsError(f"{path} has other columns than this version reads: {', '.join(stream.schema.names)}")
-    try:
-        while True:
-            batches.append(stream.read_next_batch())
-    except (StopIteration, pa.ArrowInvalid, OSError):  # the end, or a last batch that was cut off
-        return pa.Table.from_batches(batches, schema)
+    while True:
+        try:
+            batch = stream.read_next_batch()
+        except (StopIteration, pa.ArrowInvalid, OSError):  # the end, or a last batch that was cut off
+            return
+        yield batch
 
 
 class Late(NamedTuple):
@@ -50,6 +58,13 @@ class Late(NamedTuple):
         """The pushes, the first of which is row `first_row` of the run, with what became known of them."""
         pushes = _filled(pushes, "staleness", first_row, self.applied, self.staleness)
         return _filled(pushes, "held_s", first_row, self.released, self.held_s)
+
+    def merged_into_each(self, pushes: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same for tables that follow each other, from the run's first row on."""
+        first_row = 0
+        for table in pushes:
+            yield self.merged_into(table, first_row)
+            first_row += table.num_rows
 
 
 def _by_row(late: pa.Table, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:

@@ -12,7 +12,7 @@ Not thread-safe: the server's thread owns the writer.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from dssp_bench.core.errors import RecordsError
 from dssp_bench.core.messages import Evaluation, Outcome, PushRecord, Release, Update, Use, WorkerId
 from dssp_bench.records.files import write_whole
 from dssp_bench.records.schema import LATE, PUSHES, STREAMS, TABLES
-from dssp_bench.records.streams import Late, read_stream
+from dssp_bench.records.streams import Late, read_batches, read_stream
 
 ROWS_PER_FLUSH = 8192
 ROWS_PER_GROUP = 65_536
@@ -151,9 +151,10 @@ def consolidate(folder: Path) -> None:
     """Turn a run's streams into the finished Parquet files and remove them, as `close` does; also for a killed run."""
     late = Late.of(read_stream(folder / "late.arrows", LATE))
     for name, schema in TABLES.items():
-        table = read_stream(folder / f"{name}.arrows", schema)
-        news = late if name == "pushes" else None
-        write_whole(folder / f"{name}.parquet", partial(_write_parquet, table, news))
+        groups = _groups(read_batches(folder / f"{name}.arrows", schema), schema)
+        if name == "pushes":
+            groups = late.merged_into_each(groups)
+        write_whole(folder / f"{name}.parquet", partial(_write_parquet, groups, schema))
     for name in STREAMS:
         (folder / f"{name}.arrows").unlink(missing_ok=True)
 
@@ -166,12 +167,21 @@ def complete(folder: Path) -> None:
         RecordWriter(folder).close()
 
 
-def _write_parquet(table: pa.Table, late: Late | None, path: Path) -> None:
-    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
-        for start in range(0, table.num_rows, ROWS_PER_GROUP):
-            group = table.slice(start, ROWS_PER_GROUP)
-            if late:
-                group = late.merged_into(group, start)
+def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of all batches in tables of ROWS_PER_GROUP rows, the last of which may be shorter."""
+    rest = schema.empty_table()
+    for batch in batches:
+        rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
+        while rest.num_rows >= ROWS_PER_GROUP:
+            yield rest.slice(0, ROWS_PER_GROUP)
+            rest = rest.slice(ROWS_PER_GROUP)
+    if rest.num_rows:
+        yield rest
+
+
+def _write_parquet(groups: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in groups:
             writer.write_table(group.combine_chunks(), row_group_size=ROWS_PER_GROUP)
 
 
@@ -204,7 +214,8 @@ def _seconds(nanoseconds: Sequence[int | None]) -> pa.Array:
 
 def _push_columns(columns: Sequence[Any]) -> list[Any]:
     worker, clock, lead, pulled, version, staleness, at, compute, held, use, threshold, loss = columns
-    actions = _ACTIONS.take(pa.array([0 if u is Use.APPLY else 1 if u is Use.BUFFER else 2 for u in use], pa.int8()))
+    apply, buffer = Use.APPLY, Use.BUFFER  # looking a member up costs more than the rest of the line
+    actions = _ACTIONS.take(pa.array([0 if u is apply else 1 if u is buffer else 2 for u in use], pa.int8()))
     return [
         worker, clock, lead, pulled, version, staleness,
         _seconds(at), _seconds(compute), _seconds(held), actions, threshold, _losses(loss),
