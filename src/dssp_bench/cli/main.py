@@ -1,6 +1,8 @@
 """The commands. Imports nothing heavy: `dssp-bench --help` answers before torch or MLflow could be imported."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,19 @@ def main() -> None:
         app()
     finally:
         gc.freeze()  # else the interpreter spends a second or two on looking for garbage before it ends
+
+
+@contextmanager
+def _mistakes_shown() -> Iterator[None]:
+    """A message and an exit code instead of a traceback."""
+    from dssp_bench.cli.errors import USAGE, show_error
+    from dssp_bench.core.errors import DsspBenchError
+
+    try:
+        yield
+    except DsspBenchError as error:
+        show_error(error)
+        raise typer.Exit(USAGE) from None
 
 
 def _version(wanted: bool) -> None:
@@ -86,7 +101,7 @@ def reproduce(
 ) -> None:
     """Repeat the DSSP paper's figures: fig3a, fig3c, fig3e, fig4, table1 or all of them, and report on its claims.
 
-    scale=full: the paper's own networks, data and numbers of epochs
+    scale=full: the paper's data and numbers of epochs, real processes
 
     scale=mini: a small network and data set in virtual time; the default
 
@@ -112,15 +127,10 @@ def trace(
 
     --from and --to are seconds on the engine's clock, real or virtual.
     """
-    from dssp_bench.cli.errors import USAGE, show_error
     from dssp_bench.cli.trace import trace as write
-    from dssp_bench.core.errors import DsspBenchError
 
-    try:
+    with _mistakes_shown():
         write(run, runs_dir, output, begin, end)
-    except DsspBenchError as error:
-        show_error(error)
-        raise typer.Exit(USAGE) from None
 
 
 @app.command()
@@ -165,14 +175,9 @@ def compare(
     half as far as the best one do not count.
     """
     from dssp_bench.cli.compare import compare as show
-    from dssp_bench.cli.errors import USAGE, show_error
-    from dssp_bench.core.errors import DsspBenchError
 
-    try:
+    with _mistakes_shown():
         show(selectors or [], target or (), baseline, output, figures, runs_dir)
-    except DsspBenchError as error:
-        show_error(error)
-        raise typer.Exit(USAGE) from None
 
 
 @app.command()
@@ -195,14 +200,9 @@ def calibrate(
     dssp-bench calibrate RUN --check ANOTHER_RUN
     """
     from dssp_bench.cli.calibrate import calibrate_run
-    from dssp_bench.cli.errors import USAGE, show_error
-    from dssp_bench.core.errors import DsspBenchError
 
-    try:
+    with _mistakes_shown():
         calibrate_run(run, check or [], output, runs_dir)
-    except DsspBenchError as error:
-        show_error(error)
-        raise typer.Exit(USAGE) from None
 
 
 @app.command()
@@ -211,16 +211,11 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page, which only this machine can open.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the runs, with the comparison of paradigms already set up."""
-    from dssp_bench.cli.errors import USAGE, show_error
     from dssp_bench.cli.ui import ui as show
-    from dssp_bench.core.errors import DsspBenchError
     from dssp_bench.experiment.spec import default_runs_dir
 
-    try:
+    with _mistakes_shown():
         show(runs_dir.absolute() if runs_dir else default_runs_dir(), port)
-    except DsspBenchError as error:
-        show_error(error)
-        raise typer.Exit(USAGE) from None
 
 
 if __name__ == "__main__":
