@@ -192,7 +192,7 @@ class AVersionIsSkipped(Coordinator):
 
 class PullsAtItsPush(Coordinator):
     def _release(self, worker: WorkerId, at: Nanoseconds) -> Release:
-        pulled, release = self._pulled[worker], super()._release(worker, at)
+        pulled, release = self._pulled.get(worker, 0), super()._release(worker, at)
         if release.held:
             self._pulled[worker] = pulled
         return release

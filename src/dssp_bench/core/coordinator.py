@@ -32,9 +32,9 @@ from dssp_bench.core.messages import (
     Update,
     Use,
     WorkerId,
+    new,
 )
 from dssp_bench.core.paradigm import Paradigm, View
-
 
 class Coordinator:
     """One run of one paradigm: `start` once, then `handle` every event in the order in which the server receives them.
@@ -47,7 +47,6 @@ class Coordinator:
         self.view = View(workers)
         self.pushes = 0
         self._pulled: dict[WorkerId, int] = {}
-        self._latest = {worker: MessageId(worker, 0) for worker in self.view.clocks}
         self._departed: set[WorkerId] = set()
         self._pending_timers: Counter[str] = Counter()
         paradigm.reset(self.view.clocks)
@@ -56,7 +55,9 @@ class Coordinator:
         """Release every worker into its first iteration, at time 0. Raises ProtocolViolation the second time."""
         if self._pulled:
             raise ProtocolViolation("the run was started before")
-        return Outcome(0, released=tuple([self._begin(worker, 0) for worker in self.view.clocks]))
+        workers = tuple(self.view.clocks)
+        self.view.held.update((worker, Push(worker, 0)) for worker in workers)
+        return self._answer(Decision(release=workers), 0)
 
     def handle(self, event: Event) -> Outcome:
         """Ask the paradigm about one event. Raises ProtocolViolation, InvalidDecision, Deadlock."""
@@ -79,7 +80,8 @@ class Coordinator:
     def _on_push(self, push: Push) -> Outcome:
         view, (worker, at, compute, loss) = self.view, push
         clocks = view.clocks
-        if worker not in clocks or worker in view.held or worker not in self._pulled:
+        pulled = self._pulled.get(worker)
+        if pulled is None or worker in view.held:
             self._refuse(worker)
         self.pushes += 1
         view.slowest_moved = clocks.advance(worker)
@@ -88,13 +90,12 @@ class Coordinator:
         decision = self.paradigm.on_push(push, view)
         use, release, _, weight, timers, grant = decision
 
-        message = self._latest[worker] = MessageId(worker, clock)
-        pulled = self._pulled[worker]
+        message = new(MessageId, (worker, clock))
         updates: tuple[Update, ...] = ()
         staleness = None
         if use is Use.APPLY:
             staleness = view.version - pulled
-            updates = (self._apply((Applied(message, staleness, weight),), at),)
+            updates = (self._apply((new(Applied, (message, staleness, weight)),), at),)
         elif use is Use.BUFFER:
             view.buffered[message] = pulled
         view.held[worker] = push
@@ -102,19 +103,20 @@ class Coordinator:
 
         if staleness is None and use is Use.BUFFER and message not in view.buffered:
             staleness = view.version - 1 - pulled
-        record = PushRecord(
+        record = new(PushRecord, (
             worker, clock, lead, pulled, view.version, staleness, at, compute,
             0 if worker in release else None,
             use, self.paradigm.largest_lead(worker, clocks), loss,
-        )  # fmt: skip
-        return Outcome(at, record, updates, released, keep, timers, grant)
+        ))  # fmt: skip
+        return new(Outcome, (at, record, updates, released, keep, timers, grant))
 
     def _on_leave(self, left: Left) -> Outcome:
         view = self.view
         if left.worker not in view.clocks:
             raise ProtocolViolation(f"worker {left.worker} left, but it is not one of the live workers")
         self._departed.add(left.worker)
-        latest = self._latest.pop(left.worker)
+        self._pulled.pop(left.worker, None)
+        latest = MessageId(left.worker, view.clocks[left.worker])
         if latest in view.buffered:
             view.orphans[latest] = None
         view.held.pop(left.worker, None)
@@ -126,7 +128,6 @@ class Coordinator:
         if joined.worker in self._departed:
             raise ProtocolViolation(f"worker {joined.worker} left before; whoever takes its place takes a new number")
         view.clocks.add(joined.worker)
-        self._latest[joined.worker] = MessageId(joined.worker, view.clocks[joined.worker])
         view.held[joined.worker] = Push(joined.worker, joined.at)
         view.slowest_moved = False
         return self._answer(self.paradigm.on_join(joined, view), joined.at)
@@ -150,7 +151,11 @@ class Coordinator:
         if decision.flush is not None:
             updates += self._flush(decision.flush, at)
         view = self.view
-        released = tuple([self._release(worker, at) for worker in decision.release])
+        release = decision.release
+        if len(release) == 1:
+            released: tuple[Release, ...] = (self._release(release[0], at),)
+        else:
+            released = tuple([self._release(worker, at) for worker in release])
         keep = self._to_keep(released) if view.buffered else ()
         if decision.timers:
             self._pending_timers.update(timer.tag for timer in decision.timers)
@@ -159,8 +164,8 @@ class Coordinator:
         return updates, released, keep
 
     def _apply(self, gradients: tuple[Applied, ...], at: Nanoseconds) -> Update:
-        self.view.version += 1
-        return Update(self.view.version, at, gradients)
+        self.view.version = version = self.view.version + 1
+        return new(Update, (version, at, gradients))
 
     def _flush(self, flush: Flush | Mapping[MessageId, float], at: Nanoseconds) -> tuple[Update, ...]:
         buffered = self.view.buffered
@@ -178,15 +183,17 @@ class Coordinator:
         return (self._apply(gradients, at),)
 
     def _release(self, worker: WorkerId, at: Nanoseconds) -> Release:
-        push = self.view.held.pop(worker, None)
+        view = self.view
+        push = view.held.pop(worker, None)
         if push is None:
             raise InvalidDecision(f"{self._name} released worker {worker}, which is not held")
-        return self._begin(worker, at - push.at)
-
-    def _begin(self, worker: WorkerId, held: Nanoseconds) -> Release:
-        self._pulled[worker] = self.view.version
-        self.view.last_hold[worker] = held
-        return Release(worker, held, self._latest[worker])
+        held = at - push.at
+        self._pulled[worker] = view.version
+        if held:
+            view.last_hold[worker] = held
+        elif view.last_hold:
+            view.last_hold.pop(worker, None)
+        return new(Release, (worker, held, new(MessageId, (worker, view.clocks[worker]))))
 
     def _to_keep(self, released: tuple[Release, ...]) -> tuple[MessageId, ...]:
         return tuple([release.after for release in released if release.after in self.view.buffered])

@@ -10,6 +10,9 @@ Nanoseconds = int
 
 SECOND: Nanoseconds = 1_000_000_000
 
+new = tuple.__new__
+"""Makes one of these from all its fields in half the time that its class takes; for what happens at every push."""
+
 
 class MessageId(NamedTuple):
     """Names one gradient: who computed it, and the clock its push set."""

@@ -1,6 +1,7 @@
 """The contract between the coordinator and a synchronisation paradigm."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -25,8 +26,7 @@ class View:
 
     `held` maps each held worker to the push it is held at, in the order in which they were held. `buffered` holds the
     gradients that wait for an update, oldest first; `orphans` are those of them that a held worker left behind when it
-    left. `last_hold` says how long each worker was held before the iteration
-    that it runs now.
+    left. `last_hold` says how long each worker was held before the iteration that it runs now; who was not is not in it.
     """
 
     __slots__ = ("buffered", "clocks", "held", "last_hold", "orphans", "slowest_moved", "version")
@@ -36,7 +36,7 @@ class View:
         self.held: dict[WorkerId, Push] = {}
         self.buffered: dict[MessageId, int] = {}
         self.orphans: dict[MessageId, None] = {}
-        self.last_hold: dict[WorkerId, Nanoseconds] = {}
+        self.last_hold: Counter[WorkerId] = Counter()
         self.slowest_moved = False
         self.version = 0
 

@@ -44,10 +44,11 @@ class LearningRate:
     def at(self, version: int, pushes: int, staleness: int = 0) -> float:
         """The rate for the update that comes after `version` updates and with push number `pushes`."""
         rate = self.base
-        epoch = self.epoch(version, pushes - 1)
-        for milestone in self.milestones:
-            if epoch >= milestone:
-                rate *= self.gamma
+        if self.milestones:
+            epoch = self.epoch(version, pushes - 1)
+            for milestone in self.milestones:
+                if epoch >= milestone:
+                    rate *= self.gamma
         if self.scale == "linear_workers":
             rate *= self.workers
         elif self.scale == "inverse_staleness":

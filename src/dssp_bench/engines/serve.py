@@ -66,8 +66,9 @@ class _Loop:
 
     def settle(self, outcome: Outcome) -> None:
         self._carry_out(outcome)
-        released = [release.worker for release in outcome.released]
-        self._engine.deliver(released, len(outcome.updates), outcome.timers)
+        released = outcome.released
+        workers = [released[0].worker] if len(released) == 1 else [release.worker for release in released]
+        self._engine.deliver(workers, len(outcome.updates), outcome.timers)
 
     def _retire(self, push: Push, outcome: Outcome) -> None:
         """A worker's last push: it is handled as any other, but then the worker leaves instead of going on."""

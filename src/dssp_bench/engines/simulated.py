@@ -1,8 +1,7 @@
 """Virtual time: nothing waits, the clock jumps from event to event."""
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 
 from dssp_bench.core.messages import (
     SECOND,
@@ -14,12 +13,16 @@ from dssp_bench.core.messages import (
     Timer,
     TimerFired,
     WorkerId,
+    new,
 )
 from dssp_bench.core.streams import stream_seed
+from dssp_bench.engines.compute_time import Streams
 from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.layout import ClusterLayout
 
 Compute = Callable[[WorkerId], float | None]
+
+_ORDER_BITS = 48
 
 
 class SimulatedEngine(Engine):
@@ -50,10 +53,18 @@ class SimulatedEngine(Engine):
         self._compute = compute
         self._expected = [iteration * worker.slowdown for worker in layout.workers]
         self._changing = {event.worker for event in layout.events if event.slowdown is not None}
-        self._noise = {w: self._noise_of(w, seed) for w, worker in enumerate(layout.workers) if worker.jitter.varies}
+        self._noise = self._noise_from(seed) if layout.has_jitter else None
         self._gone: set[WorkerId] = set()
-        self._heap: list[tuple[Nanoseconds, int, Event]] = []
-        self._order = count()
+        # A worker has one push under way, so its heap needs nothing but keys: with many workers, comparing is what
+        # virtual time takes longest for, and whole numbers compare twice as fast as tuples.
+        self._pushes: list[int] = []
+        self._takes: list[Nanoseconds] = [0] * len(layout.workers)
+        self._losses: list[float | None] = [None] * len(layout.workers)
+        self._calendar: list[tuple[int, Event]] = []  # a heap of all other events
+        self._caused = 0
+        self._worker_bits = len(layout.workers).bit_length()
+        self._at_bits = self._worker_bits + _ORDER_BITS
+        self._worker_mask = (1 << self._worker_bits) - 1
         self._now = 0
         self._free_at = 0
         self._received = 0
@@ -68,28 +79,25 @@ class SimulatedEngine(Engine):
         for event in self._layout.events:
             at = round(event.at_s * SECOND)
             if event.leave:
-                self._push(at, Left(event.worker, at))
+                self._enter(at, Left(event.worker, at))
             elif event.join:
-                self._push(at, Joined(event.worker, at))
+                self._enter(at, Joined(event.worker, at))
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next event, at the moment at which the server is free for it."""
-        while self._heap:
-            arrival, _, event = self._heap[0]
-            at = arrival if arrival > self._free_at else self._free_at
+        pushes, calendar = self._pushes, self._calendar
+        while pushes or calendar:
+            pushed = not calendar or (bool(pushes) and pushes[0] < calendar[0][0])
+            key = pushes[0] if pushed else calendar[0][0]
+            at = key >> self._at_bits
+            if at < self._free_at:
+                at = self._free_at
             if until is not None and at > until:
                 return None
-            heapq.heappop(self._heap)
-            if self._gone and isinstance(event, (Push, Left)) and event.worker in self._gone:
-                continue  # it died with its push on the way, or had left already
-            self._now = at
-            if isinstance(event, Push):
-                self._received = self._receive
-                return event if at == arrival else Push(event.worker, at, event.compute, event.loss)
-            if isinstance(event, Left):
-                self._gone.add(event.worker)
-            self._received = 0
-            return event._replace(at=at)
+            event = self._take_push(at) if pushed else self._take_from_calendar(at)
+            if event is not None:
+                self._now = at
+                return event
         return None
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
@@ -101,7 +109,7 @@ class SimulatedEngine(Engine):
             self._begin(worker, busy + self._transit)
         self._free_at = busy
         for timer in timers:
-            self._push(timer.at, TimerFired(timer.tag, timer.at))
+            self._enter(timer.at, TimerFired(timer.tag, timer.at))
 
     def dismiss(self, worker: WorkerId) -> None:
         """A worker that has done its share computes no more, and cannot leave again."""
@@ -114,15 +122,38 @@ class SimulatedEngine(Engine):
         takes = self._expected[worker]
         if worker in self._changing:
             takes = self._iteration * self._layout.slowdown(worker, at)
-        if worker in self._noise:
-            takes *= next(self._noise[worker])
-        compute = round(takes)
-        loss = self._compute(worker) if self._compute else None
-        arrival = at + compute + self._transit
-        self._push(arrival, Push(worker, arrival, compute, loss))
+        if self._noise:
+            takes *= self._noise.next(worker)
+        self._takes[worker] = compute = round(takes)
+        if self._compute:
+            self._losses[worker] = self._compute(worker)
+        heapq.heappush(self._pushes, self._key(at + compute + self._transit) | worker)
 
-    def _push(self, at: Nanoseconds, event: Event) -> None:
-        heapq.heappush(self._heap, (at, next(self._order), event))
+    def _take_push(self, at: Nanoseconds) -> Push | None:
+        worker = heapq.heappop(self._pushes) & self._worker_mask
+        if worker in self._gone:
+            return None  # it died with its push on the way
+        self._received = self._receive
+        return new(Push, (worker, at, self._takes[worker], self._losses[worker]))
 
-    def _noise_of(self, worker: WorkerId, seed: int) -> Iterator[float]:
-        return self._layout.workers[worker].jitter.stream(stream_seed(seed, "iteration time", worker))
+    def _enter(self, at: Nanoseconds, event: Event) -> None:
+        heapq.heappush(self._calendar, (self._key(at), event))
+
+    def _take_from_calendar(self, at: Nanoseconds) -> Event | None:
+        _, event = heapq.heappop(self._calendar)
+        if isinstance(event, Left):
+            if event.worker in self._gone:
+                return None  # it had left already
+            self._gone.add(event.worker)
+        self._received = 0
+        return event._replace(at=at)
+
+    def _key(self, at: Nanoseconds) -> int:
+        """Sorts by moment, then by cause; its lowest bits are free for a worker's number."""
+        self._caused += 1
+        return at << self._at_bits | self._caused << self._worker_bits
+
+    def _noise_from(self, seed: int) -> Streams:
+        workers = self._layout.workers
+        seeds = [stream_seed(seed, "iteration time", worker) for worker in range(len(workers))]
+        return Streams([worker.jitter for worker in workers], seeds)

@@ -18,6 +18,7 @@ from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
+from dssp_bench.engines.local.fork_server import start_fork_server as start_fork_server
 from dssp_bench.engines.local.memory import SharedTensors, remove_cuda_names
 from dssp_bench.engines.local.processes import (
     EvaluatorFactory,
@@ -82,27 +83,6 @@ def transports(layout: ClusterLayout) -> list[str]:
         else:
             kinds.append("peer copy" if device != "cpu" and server != "cpu" else "staged in host memory")
     return kinds
-
-
-def start_fork_server(preload: Sequence[str] = ()) -> None:
-    """Start the process that imports the modules once and then forks the others; returns at once.
-
-    It inherits that Ctrl-C is blocked, and so do the processes that it forks: what a terminal sends to all of them is
-    the driver's business, also while they are still starting.
-    """
-    from multiprocessing import forkserver, resource_tracker
-
-    if multiprocessing.get_start_method() not in ("fork", "spawn", "forkserver"):
-        # A joblib worker has a default of its own, which it would hand down to processes that do not know it.
-        multiprocessing.set_start_method("forkserver", force=True)
-    if preload:
-        multiprocessing.set_forkserver_preload(list(preload))
-    resource_tracker.ensure_running()  # it unblocks signals, so it must be there before they are blocked
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class LocalRun:
