@@ -92,9 +92,8 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
     try:
         # Overrides go first, because argparse takes none after an option that follows one.
         with _as_command_line(_reordered(arguments, options.overrides)):
-            if _sweep(options, task):
-                return Launched(task.results, is_sweep=True)
-            hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
+            if not _composed_and_run(options, task):
+                hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
         if task.unresolved:
             raise task.unresolved
     except KeyboardInterrupt:
@@ -239,8 +238,11 @@ class _Sweep:
             raise ConfigurationError("runs_dir", f"cannot write to {folder}: {error.strerror}") from error
 
 
-def _sweep(options: argparse.Namespace, task: _Task) -> bool:
-    """Run a sweep, as Hydra's own multirun does; False if this is none, or one with a sweeper of the user's choice."""
+def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
+    """Run one job, or a sweep as Hydra's own multirun does; False for what only Hydra's own main does.
+
+    That is to show something, or a configuration or a sweeper of the user's own. It would compose one job twice more.
+    """
     if options.cfg or options.info or options.help or options.hydra_help or options.run:
         return False
     mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
@@ -251,7 +253,12 @@ def _sweep(options: argparse.Namespace, task: _Task) -> bool:
         overrides = [*options.overrides, *mode]
         config = instance.compose_config(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
         settings = config.hydra
-        if settings.mode != RunMode.MULTIRUN or not settings.sweeper._target_.endswith(".BasicSweeper"):
+        if settings.mode != RunMode.MULTIRUN:
+            own = options.config_dir or options.config_path or options.experimental_rerun
+            if not own:
+                instance.run(name, task, overrides)
+            return not own
+        if not settings.sweeper._target_.endswith(".BasicSweeper"):
             return False
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)

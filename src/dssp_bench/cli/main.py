@@ -22,6 +22,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script."""
+    gc.set_threshold(50_000)  # imports make many objects and no garbage; looking for it takes more than a second
     try:
         app()
     finally:
@@ -203,6 +204,36 @@ def calibrate(
 
     with _mistakes_shown():
         calibrate_run(run, check or [], output, runs_dir)
+
+
+@app.command()
+def bench(
+    sizes: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Parameters, float32; 1.7e6 is a number too.")
+    ] = "1e5,1.7e6,2.35e7",
+    workers: Annotated[
+        str | None, typer.Option(metavar="N[,N...]", help="By default 1, and as many as cores but at most 4.")
+    ] = None,
+    paradigm: Annotated[str, typer.Option(help="As `run` takes it.")] = "asp",
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Of each measurement; by default longer for more parameters.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement; the median counts.")] = 3,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the weights live.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each case instead of a table.")] = False,
+) -> None:
+    """Measure how many round trips of gradients and weights a second the server makes, and what memory allows.
+
+    Workers compute nothing. `limit` is a copy in, a fused update and a copy out
+    in one process, as many side by side as there are workers; `memcpy` is the
+    two copies alone. They take turns with the server.
+
+    dssp-bench bench --sizes 1.7e6 --workers 1,4 --seconds 2
+    """
+    from dssp_bench.cli.bench import bench as measure
+
+    with _mistakes_shown():
+        raise typer.Exit(measure(sizes, workers, paradigm, seconds, repeats, device, as_json))
 
 
 @app.command()

@@ -13,7 +13,9 @@ from rich.text import Text
 from dssp_bench.cli.compose import Job, launch
 from dssp_bench.cli.errors import FAILED, INTERRUPTED, USAGE, problem_line, show_error
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
+from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.options import ReplayOptions
+from dssp_bench.experiment.preload import PRELOAD
 from dssp_bench.experiment.spec import RunSpec, build_spec
 
 
@@ -65,6 +67,8 @@ class JobRunner:
 
     def run(self, job: Job) -> JobResult:
         """Run one experiment; in a sweep nothing that goes wrong with it is raised."""
+        if job.choices.get("engine") == "local":
+            start_fork_server((*PRELOAD, "dssp_bench.cli.main"))  # it imports torch while this process does
         from dssp_bench.experiment import run as experiment
 
         if job.sweep is not None:

@@ -35,6 +35,8 @@ from dssp_bench.core.messages import (
     new,
 )
 from dssp_bench.core.paradigm import Paradigm, View
+_APPLY, _BUFFER = Use.APPLY, Use.BUFFER  # looking a member up takes longer than a message
+
 
 class Coordinator:
     """One run of one paradigm: `start` once, then `handle` every event in the order in which the server receives them.
@@ -93,15 +95,15 @@ class Coordinator:
         message = new(MessageId, (worker, clock))
         updates: tuple[Update, ...] = ()
         staleness = None
-        if use is Use.APPLY:
+        if use is _APPLY:
             staleness = view.version - pulled
             updates = (self._apply((new(Applied, (message, staleness, weight)),), at),)
-        elif use is Use.BUFFER:
+        elif use is _BUFFER:
             view.buffered[message] = pulled
         view.held[worker] = push
         updates, released, keep = self._carry_out(decision, at, updates)
 
-        if staleness is None and use is Use.BUFFER and message not in view.buffered:
+        if staleness is None and use is _BUFFER and message not in view.buffered:
             staleness = view.version - 1 - pulled
         record = new(PushRecord, (
             worker, clock, lead, pulled, view.version, staleness, at, compute,

@@ -16,7 +16,10 @@ from dssp_bench.core.messages import (
     TimerFired,
     Use,
     WorkerId,
+    new,
 )
+
+_APPLY = Use.APPLY  # looking it up takes as long as making a decision
 
 HeldGradients = Literal["apply", "merge_sum", "merge_mean"]
 
@@ -79,7 +82,7 @@ class Paradigm(ABC):
         if view.slowest_moved and view.held:
             release += self.released(view)
         if self.held_gradients == "apply":
-            return Decision(Use.APPLY, release)
+            return new(Decision, (_APPLY, release, None, 1.0, (), None))
         pushed = MessageId(push.worker, view.clocks[push.worker]) if proceeds else None
         return Decision(Use.BUFFER, release, self.merged(release, view, pushed) if release else None)
 

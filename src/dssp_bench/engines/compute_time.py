@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-_BLOCK = 32  # drawn at a time; another number changes no stream
+_BLOCK = 64  # drawn at a time; another number changes no stream
 Block = NDArray[np.float64]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -130,8 +130,12 @@ def _autoregressive(rng: np.random.Generator, sigma: float, rho: float) -> Itera
 def _with_slow_state(blocks: Iterator[Block], slow: SlowState, rng: np.random.Generator) -> Iterator[Block]:
     is_slow = False
     for block in blocks:
+        draws = rng.random(len(block))
+        if not is_slow and draws.min() >= slow.enter:  # as nearly always
+            yield block
+            continue
         factors = []
-        for draw in rng.random(len(block)).tolist():
+        for draw in draws.tolist():
             is_slow = draw >= slow.leave if is_slow else draw < slow.enter
             factors.append(slow.factor if is_slow else 1.0)
         yield block * factors

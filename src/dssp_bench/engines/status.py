@@ -66,26 +66,29 @@ class StatusPage(Observer):
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Enter what one event changed."""
-        head, rows, push = self._head, self._rows, outcome.push
-        head[0] = outcome.at / SECOND
-        if outcome.updates:
-            head[2] = outcome.updates[-1].version
+        head, rows = self._head, self._rows
+        at, push, updates, released, *_ = outcome
+        head[0] = at / SECOND
+        if updates:
+            head[2] = updates[-1].version
+        pusher = None
         if push is not None:
+            pusher, clock, staleness, loss = push.worker, push.clock, push.staleness, push.loss
+            row = pusher * _COLUMNS
             head[1] += 1
-            row = push.worker * _COLUMNS
-            rows[row] = push.clock
-            if push.staleness is not None:
-                rows[row + 1] = push.staleness
+            rows[row] = clock
+            if staleness is not None:
+                rows[row + 1] = staleness
             if push.held is None:
                 rows[row + 3] = _HELD
-            if push.loss is not None:
-                head[3] = push.loss
-        for worker, held, after in outcome.released:
-            row = worker * _COLUMNS
-            rows[row] = after.clock
-            rows[row + 3] = _COMPUTING
-            if held:
+            if loss is not None:
+                head[3] = loss
+        for worker, held, after in released:
+            if worker != pusher:  # who goes on at once goes on computing
+                row = worker * _COLUMNS
+                rows[row] = after.clock
                 rows[row + 2] += held / SECOND
+                rows[row + 3] = _COMPUTING
 
     def on_membership(self, event: Left | Joined, pushes: int) -> None:
         """A worker left."""

@@ -12,14 +12,12 @@ from dssp_bench.engines.local.launch import LocalJob, LocalRun
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.experiment.parts import EvaluatorMaker, SharedData, WorkerMaker, initial_state
 from dssp_bench.experiment.plan import Plan
+from dssp_bench.experiment.preload import PRELOAD as PRELOAD
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.watcher import RunInfo
 from dssp_bench.experiment.watchers import Watchers
 from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.task import Data, Task
-
-PRELOAD = ("dssp_bench.experiment.parts", "dssp_bench.engines.local.processes", "torch._dynamo")
-"""What the process that forks the others imports once; torch's optimizers import the last one, which takes a second."""
 
 _PAGES_PER_S = 4.0
 _RECORDS_EVERY_S = 5.0
@@ -30,28 +28,31 @@ def run_locally(
     spec: RunSpec, plan: Plan, data: Data, folder: Path, watchers: Watchers, info: RunInfo, device: str
 ) -> dict[str, Any]:
     """Run to the end; returns what only the server knows. Ctrl-C ends it at a safe point. Raises DsspBenchError."""
-    assert isinstance(spec.engine, LocalOptions)
-    shared = SharedData(data)
-    workers = len(spec.cluster.workers)
-    job = LocalJob(
-        spec.paradigm,
-        spec.cluster,
-        plan.limits,
-        plan.rates,
-        spec.optimizer.options,
-        initial_state(Task(spec.model, data).build_model(spec.seed)),
-        WorkerMaker(spec.model, shared, spec.batch_size, spec.seed, workers),
-        EvaluatorMaker(spec.model, shared, spec.evaluation.batch_size),
-        partial(RecordWriter, folder),
-        plan.evaluate_every,
-        device,
-        spec.stop.target_accuracy,
-        spec.engine,
-    )
-    with LocalRun(job) as local:
+    with LocalRun(local_job(spec, plan, data, folder, device)) as local:
         watchers.start(info)  # while the processes start
         local.go()
         return _Conversation(local, watchers, folder).to_the_end()
+
+
+def local_job(spec: RunSpec, plan: Plan, data: Data, folder: Path, device: str) -> LocalJob:
+    """The run as the local engine takes it: records go to the folder, evaluations are made on the device."""
+    assert isinstance(spec.engine, LocalOptions)
+    shared = SharedData(data)
+    return LocalJob(
+        paradigm=spec.paradigm,
+        layout=spec.cluster,
+        limits=plan.limits,
+        rates=plan.rates,
+        optimizer=spec.optimizer.options,
+        initial=initial_state(Task(spec.model, data).build_model(spec.seed)),
+        worker=WorkerMaker(spec.model, shared, spec.batch_size, spec.seed, len(spec.cluster.workers)),
+        evaluator=EvaluatorMaker(spec.model, shared, spec.evaluation.batch_size),
+        recorder=partial(RecordWriter, folder),
+        evaluate_every=plan.evaluate_every,
+        evaluation_device=device,
+        target_accuracy=spec.stop.target_accuracy,
+        options=spec.engine,
+    )
 
 
 class _Conversation:

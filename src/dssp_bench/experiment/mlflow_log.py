@@ -256,13 +256,29 @@ def _true_status(folder: Path) -> str:
 
 
 def _make_database(client_class: Any, path: Path) -> None:
-    """Make the tables under another name first: MLflow cannot go on where it was interrupted, and refuses the file."""
+    """Make the tables under another name first: MLflow cannot go on where it was interrupted, and refuses the file.
+
+    So the disk may come last; MLflow makes a hundred changes, and would wait for it after each.
+    """
+    from sqlalchemy import Engine, event
+
     unfinished = path.with_name(f".{path.name}.new")
     unfinished.unlink(missing_ok=True)
     uri = f"sqlite:///{unfinished}"
-    client_class(uri, uri).search_experiments()
+    event.listen(Engine, "connect", _wait_for_no_disk)
+    try:
+        client_class(uri, uri).search_experiments()
+    finally:
+        event.remove(Engine, "connect", _wait_for_no_disk)
+    with unfinished.open("rb") as file:
+        os.fsync(file)
     unfinished.replace(path)
     _let_readers_and_a_writer_work_at_once(path)
+
+
+def _wait_for_no_disk(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA synchronous=off")
+    connection.execute("PRAGMA journal_mode=memory")
 
 
 def _import_client() -> Any:

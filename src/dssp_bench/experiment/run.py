@@ -18,12 +18,14 @@ from dssp_bench.analysis.summary import summarise
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
 from dssp_bench.engines.layout import ClusterLayout
-from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, start_fork_server, transports
+from dssp_bench.engines.local.fork_server import start_fork_server
+from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, transports
 from dssp_bench.engines.options import LocalOptions, ReplayOptions
 from dssp_bench.experiment.environment import environment
-from dssp_bench.experiment.local import PRELOAD, run_locally, startup_seconds
+from dssp_bench.experiment.local import run_locally, startup_seconds
 from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.plan import make_plan
+from dssp_bench.experiment.preload import PRELOAD
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.termination import interrupt_deferred, termination_as_interrupt

@@ -64,7 +64,7 @@ class DSSP(Paradigm):
         """Algorithm 1, lines 3 to 17: use an extra iteration, or be within the lower bound, or ask for a grant."""
         worker, lead = push.worker, view.clocks.lead(push.worker)
         self._enter_in_table_a(push, view)
-        self._largest_lead[worker] = self.lower
+        self._largest_lead.pop(worker, None)
         if lead <= self.lower:
             self._granted.discard(worker)
 

@@ -231,9 +231,16 @@ def settle(made: Figure) -> Figure:
 
 
 def save(made: Figure, path: Path) -> Path:
-    """Write a figure; equal figures give equal files."""
+    """Write a figure that is settled; equal figures give equal files."""
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    # Figure.savefig would draw everything once more, to find places that are settled.
     with mpl.rc_context({"svg.hashsalt": "dssp-bench", "svg.fonttype": "none"}):
-        made.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        if path.suffix == ".svg":
+            FigureCanvasSVG(made).print_svg(path, metadata={"Date": None})
+            made.dpi = DPI  # it is 72 now
+        else:
+            FigureCanvasAgg(made).print_png(path)
     return path
