@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from dssp_bench.analysis.waiting import WorkerLife, lives_of
+from dssp_bench.analysis.waiting import lives_of
 from dssp_bench.records.reader import RunRecords
 
 IDENTITY = (
@@ -56,27 +56,33 @@ def summarise(
     - `grants`: how often DSSP's controller granted extra iterations
     """
     workers = lives_of(lambda name: records.column("pushes", name).to_numpy())
-    lead, updated = records.column("pushes", "lead"), records.column("updates", "at_s")
-    pushes = len(lead)
-    duration = _duration(workers, updated, records.column("evaluations", "at_s"))
+    iterations = {str(w): len(life.arrived_s) for w, life in workers.items()}
+    waiting = {str(w): life.waiting_share for w, life in workers.items()}
+    held = {str(w): float(life.held_s.sum()) for w, life in workers.items()}
+    ended = max((float((life.arrived_s + life.held_s).max()) for life in workers.values()), default=0.0)
+    del workers  # a long run's columns are large, and one at a time is enough
+    updates, updated = _count_and_max(records, "updates", "at_s")
+    _, evaluated = _count_and_max(records, "evaluations", "at_s")
+    pushes, max_lead = _count_and_max(records, "pushes", "lead")
+    duration = max(ended, updated or 0.0, evaluated or 0.0)
     samples = None if identity.get("batch_size") is None else pushes * int(identity["batch_size"])
     return {
         "status": status,
         **{key: identity.get(key) for key in IDENTITY},
         **{key: value for key, value in identity.items() if key not in IDENTITY},
         "pushes": pushes,
-        "updates": len(updated),
+        "updates": updates,
         "samples": samples,
         "duration_s": duration,
         "startup_s": float(startup_s),
         "pushes_per_s": _per_second(pushes, duration),
         "samples_per_s": _per_second(samples, duration),
         **_accuracy(by_time(records.evaluations), targets),
-        "iterations": {str(w): len(life.arrived_s) for w, life in workers.items()},
-        "waiting_share": {str(w): life.waiting_share for w, life in workers.items()},
-        "held_s": {str(w): float(life.held_s.sum()) for w, life in workers.items()},
-        "max_lead": pc.max(lead).as_py(),
-        **_staleness(records.column("pushes", "staleness").drop_null().to_numpy()),
+        "iterations": iterations,
+        "waiting_share": waiting,
+        "held_s": held,
+        "max_lead": max_lead,
+        **_staleness(records.column("pushes", "staleness").drop_null()),
         "dropped": pc.sum(pc.equal(records.column("pushes", "action"), "drop"), min_count=0).as_py(),
         "grants": len(records.column("grants", "at_s")),
     }
@@ -87,9 +93,9 @@ def by_time(evaluations: pd.DataFrame) -> pd.DataFrame:
     return evaluations.sort_values(["at_s", "version"], kind="stable", ignore_index=True)
 
 
-def _duration(workers: Mapping[int, WorkerLife], *moments: Any) -> float:
-    released = [(life.arrived_s + life.held_s).max() for life in workers.values()]
-    return float(max([*released, *(pc.max(column).as_py() for column in moments if len(column))], default=0.0))
+def _count_and_max(records: RunRecords, table: str, name: str) -> tuple[int, Any]:
+    column = records.column(table, name)
+    return len(column), pc.max(column).as_py()
 
 
 def _per_second(amount: int | None, duration: float) -> float | None:
@@ -113,11 +119,15 @@ def _first(rows: pd.DataFrame, column: str) -> float | None:
     return float(rows[column].iloc[0]) if len(rows) else None
 
 
-def _staleness(known: npt.NDArray[np.int64]) -> dict[str, Any]:
+def _staleness(known: pa.ChunkedArray) -> dict[str, Any]:
     if not len(known):
         return {"mean_staleness": None, "p99_staleness": None, "max_staleness": None}
+    counted = known.value_counts()  # few values, however long the run
+    values, counts = (counted.field(name).to_numpy() for name in ("values", "counts"))
+    order = np.argsort(values)
+    up_to = np.cumsum(counts[order])
     return {
-        "mean_staleness": float(known.mean()),
-        "p99_staleness": int(np.quantile(known, 0.99, method="inverted_cdf")),
-        "max_staleness": int(known.max()),
+        "mean_staleness": float((values * counts).sum() / len(known)),
+        "p99_staleness": int(values[order][np.searchsorted(up_to, 0.99 * len(known))]),
+        "max_staleness": int(values.max()),
     }

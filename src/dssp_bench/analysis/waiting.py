@@ -58,9 +58,10 @@ def lives_of(column: Callable[[str], npt.NDArray[Any]]) -> dict[int, WorkerLife]
     workers, counts = np.unique(worker, return_counts=True)
     ends = np.cumsum(counts)
     first = by_worker[ends - counts]
+    del worker
     clock, compute = column("clock")[first], column("compute_s")[first]
     arrived = column("arrived_s")[by_worker]
-    held = np.nan_to_num(column("held_s"))[by_worker]
+    held = np.nan_to_num(column("held_s")[by_worker], copy=False)
     return {
         w: _life(w, c == 1, t, arrived[end - n : end], held[end - n : end])
         for w, n, end, c, t in zip(*(a.tolist() for a in (workers, counts, ends, clock, compute)), strict=True)

@@ -35,6 +35,7 @@ from dssp_bench.core.messages import (
     new,
 )
 from dssp_bench.core.paradigm import Paradigm, View
+
 _APPLY, _BUFFER = Use.APPLY, Use.BUFFER  # looking a member up takes longer than a message
 
 

@@ -11,7 +11,6 @@ from dssp_bench.core.messages import (
     Joined,
     Left,
     MessageId,
-    Nanoseconds,
     Push,
     TimerFired,
     Use,
@@ -29,7 +28,7 @@ class View:
 
     `held` maps each held worker to the push it is held at, in the order in which they were held. `buffered` holds the
     gradients that wait for an update, oldest first; `orphans` are those of them that a held worker left behind when it
-    left. `last_hold` says how long each worker was held before the iteration that it runs now; who was not is not in it.
+    left. `last_hold` says how long each worker was held before the iteration that it runs now (0 if it was not).
     """
 
     __slots__ = ("buffered", "clocks", "held", "last_hold", "orphans", "slowest_moved", "version")

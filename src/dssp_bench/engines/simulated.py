@@ -85,20 +85,19 @@ class SimulatedEngine(Engine):
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next event, at the moment at which the server is free for it."""
+        if self._gone:
+            self._forget_the_gone()
         pushes, calendar = self._pushes, self._calendar
-        while pushes or calendar:
-            pushed = not calendar or (bool(pushes) and pushes[0] < calendar[0][0])
-            key = pushes[0] if pushed else calendar[0][0]
-            at = key >> self._at_bits
-            if at < self._free_at:
-                at = self._free_at
-            if until is not None and at > until:
-                return None
-            event = self._take_push(at) if pushed else self._take_from_calendar(at)
-            if event is not None:
-                self._now = at
-                return event
-        return None
+        if not (pushes or calendar):
+            return None
+        pushed = not calendar or (bool(pushes) and pushes[0] < calendar[0][0])
+        at = (pushes[0] if pushed else calendar[0][0]) >> self._at_bits
+        if at < self._free_at:
+            at = self._free_at
+        if until is not None and at > until:
+            return None
+        self._now = at
+        return self._take_push(at) if pushed else self._take_from_calendar(at)
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Spend the server's time on the event, and start the iterations of the released workers."""
@@ -127,26 +126,32 @@ class SimulatedEngine(Engine):
         self._takes[worker] = compute = round(takes)
         if self._compute:
             self._losses[worker] = self._compute(worker)
-        heapq.heappush(self._pushes, self._key(at + compute + self._transit) | worker)
+        self._send(worker, at + compute + self._transit)
 
-    def _take_push(self, at: Nanoseconds) -> Push | None:
+    def _send(self, worker: WorkerId, arrival: Nanoseconds) -> None:
+        heapq.heappush(self._pushes, self._key(arrival) | worker)
+
+    def _take_push(self, at: Nanoseconds) -> Push:
         worker = heapq.heappop(self._pushes) & self._worker_mask
-        if worker in self._gone:
-            return None  # it died with its push on the way
         self._received = self._receive
         return new(Push, (worker, at, self._takes[worker], self._losses[worker]))
 
     def _enter(self, at: Nanoseconds, event: Event) -> None:
         heapq.heappush(self._calendar, (self._key(at), event))
 
-    def _take_from_calendar(self, at: Nanoseconds) -> Event | None:
+    def _take_from_calendar(self, at: Nanoseconds) -> Event:
         _, event = heapq.heappop(self._calendar)
         if isinstance(event, Left):
-            if event.worker in self._gone:
-                return None  # it had left already
             self._gone.add(event.worker)
         self._received = 0
         return event._replace(at=at)
+
+    def _forget_the_gone(self) -> None:
+        """Drop what comes next from workers that left: a push on the way, or another departure."""
+        while self._pushes and self._pushes[0] & self._worker_mask in self._gone:
+            heapq.heappop(self._pushes)
+        while self._calendar and isinstance(event := self._calendar[0][1], Left) and event.worker in self._gone:
+            heapq.heappop(self._calendar)
 
     def _key(self, at: Nanoseconds) -> int:
         """Sorts by moment, then by cause; its lowest bits are free for a worker's number."""

@@ -8,6 +8,7 @@ from outside, so a contender does nothing else for the measurement.
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def measure(contender: Contender, parameters: int, workers: int, seconds: float,
     """Let a contender work for so long, of which the first fifth is for warming up. Raises ContenderFailed."""
     with _new_case(parameters, workers, seconds, device) as case, closing(contender(case)) as running:
         looks, weights = _watch(running)
-        moments = [of_all[of_all > 0] for of_all in map(case.moments, range(workers))]
+        moments = [_noted(case.moments(worker)) for worker in range(workers)]
     begin, end = _window(moments, seconds)
     within = [mine[(mine >= begin) & (mine <= end)] for mine in moments]
     latencies = np.concatenate([np.diff(mine) for mine in within]) / 1e6
@@ -209,6 +210,11 @@ def _watch(running: Generator[Processes, None, list[Weights]]) -> tuple[list[_Lo
             return looks, ended.value
         with suppress(OSError):  # it has just ended
             looks.append(_Look(time.monotonic_ns(), _cpu_s(processes.server), _cpu_s(processes.workers)))
+
+
+def _noted(moments: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The part that was written, without reading the rest, which may be large and has no place on the disk."""
+    return np.array(moments[: bisect_left(moments, True, key=lambda moment: moment == 0)])
 
 
 def _window(moments: Sequence[NDArray[np.int64]], seconds: float) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from dssp_bench.core.messages import Event, Left, Nanoseconds, Push, WorkerId
+from dssp_bench.core.messages import Event, Nanoseconds, WorkerId
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.simulated import SimulatedEngine
 
@@ -49,7 +49,7 @@ class SharedCores(SimulatedEngine):
         """The next event, once everything has happened that happens between the workers before it."""
         while True:
             self._forget_the_gone()
-            outside = max(self._heap[0][0], self._free_at) if self._heap else inf
+            outside = self._next_from_outside()
             start = self._starting[0][0] if self._starting else inf
             done = self._next_done()
             if min(start, done) > outside or min(start, done) == inf:
@@ -65,14 +65,14 @@ class SharedCores(SimulatedEngine):
             self._advance(event.at)
         return event
 
-    def _forget_the_gone(self) -> None:
-        """Drop what comes next from workers that left, so that what comes next is known."""
-        while self._heap and isinstance(event := self._heap[0][2], (Push, Left)) and event.worker in self._gone:
-            heapq.heappop(self._heap)
+    def _next_from_outside(self) -> float:
+        """When the server takes up what is on its way to it, or stands in the calendar."""
+        keys = [*self._pushes[:1], *(key for key, _ in self._calendar[:1])]
+        return max(min(keys) >> self._at_bits, self._free_at) if keys else inf
 
     def _begin(self, worker: WorkerId, at: Nanoseconds) -> None:
         slowdown = self._layout.slowdown(worker, at)
-        noise = next(self._noise[worker]) if worker in self._noise else 1.0
+        noise = self._noise.next(worker) if self._noise else 1.0
         compute = round(self._iteration * slowdown * noise)
         slowed = slowdown / self._layout.workers[worker].slowdown  # slept, as every slowdown is
         iteration = _Iteration(worker, at, compute, compute * self._shares[worker] / slowed)
@@ -80,8 +80,8 @@ class SharedCores(SimulatedEngine):
 
     def _finish(self, iteration: _Iteration) -> None:
         done = max(round(self._moment), iteration.began + iteration.compute)
-        arrival = done + self._transit
-        self._push(arrival, Push(iteration.worker, arrival, iteration.compute))
+        self._takes[iteration.worker] = iteration.compute
+        self._send(iteration.worker, done + self._transit)
 
     # --- the cores ---
 
