@@ -1,29 +1,32 @@
-"""Other ways of exchanging gradients through a parameter server, and the bounds that memory sets, as contenders.
+"""Other people's ways of exchanging gradients through a parameter server, as contenders.
 
-`memcpy` and `limit` need no server. The peers are used as their own examples of parameter servers use them; all of
-them exchange one flat tensor, which is the best case for each, listen on 127.0.0.1 only and compute with one thread.
-Those in Python make torch's fused update, as `limit` does.
+They are used as their own examples of parameter servers use them; all of them exchange one flat tensor, which is the
+best case for each, listen on 127.0.0.1 only and compute with one thread. Those in Python make torch's fused update, as
+`limit` does.
 """
 
 import argparse
+import atexit
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from _round_trips import (
+from torch import Tensor
+
+from dssp_bench.experiment.contenders import extremes_after, in_processes, update_of
+from dssp_bench.experiment.round_trips import (
     GRADIENT,
     LEARNING_RATE,
     LOOK_EVERY_S,
@@ -34,44 +37,13 @@ from _round_trips import (
     Processes,
     Weights,
     until_time_is_up,
-    update_of,
 )
-from torch import Tensor
 
-_STARTS_WITHIN_S = 60.0
+_STARTS_AND_ENDS_WITHIN_S = 60.0
 
 
 class Missing(Exception):
     """A peer cannot take part; the text says why."""
-
-
-# --- the bounds ---
-
-
-def limit(case: Case) -> Generator[Processes, None, list[Weights]]:
-    """Copy in, update, copy out inside one process, and so many such processes side by side."""
-    return _in_processes(partial(_alone, update=True), case, servers=0)
-
-
-def memcpy(case: Case) -> Generator[Processes, None, list[Weights]]:
-    """The two copies alone."""
-    return _in_processes(partial(_alone, update=False), case, servers=0)
-
-
-def _alone(case: Case, worker: int, together: Any, *, update: bool) -> Weights:
-    weights, slot, pulled = (torch.zeros(case.parameters) for _ in range(3))
-    gradient = torch.full_like(weights, GRADIENT)
-    change = update_of(weights)
-
-    def round_trip() -> None:
-        slot.copy_(gradient)
-        if update:
-            change(slot)
-        pulled.copy_(weights)
-
-    together.wait()
-    made = until_time_is_up(case, worker, round_trip)
-    return _extremes(weights, made if update else 0)
 
 
 # --- torch.distributed: send and receive ---
@@ -79,7 +51,7 @@ def _alone(case: Case, worker: int, together: Any, *, update: bool) -> Weights:
 
 def gloo(case: Case) -> Generator[Processes, None, list[Weights]]:
     """A server that receives a gradient from anybody, updates and sends the weights back."""
-    return _in_processes(_gloo, case, servers=1)
+    return in_processes(_gloo, case, servers=1)
 
 
 def _gloo(case: Case, rank: int, together: Any) -> Weights | None:
@@ -108,7 +80,7 @@ def _gloo_server(case: Case, dist: Any, together: Any) -> Weights:
         update(gradient)
         updates += 1
         dist.send(weights, worker)
-    return _extremes(weights, updates)
+    return extremes_after(updates, weights)
 
 
 def _gloo_worker(case: Case, worker: int, dist: Any, together: Any) -> None:
@@ -149,7 +121,7 @@ class _RemoteServer:
 
 def rpc(case: Case) -> Generator[Processes, None, list[Weights]]:
     """A server whose function takes a gradient and returns the weights, called by the workers."""
-    return _in_processes(_rpc, case, servers=1)
+    return in_processes(_rpc, case, servers=1)
 
 
 def _rpc(case: Case, rank: int, together: Any) -> Weights | None:
@@ -166,68 +138,12 @@ def _rpc(case: Case, rank: int, together: Any) -> Weights | None:
         call = partial(remote.rpc_sync, "server", _RemoteServer.push_and_pull, args=(gradient,))
         until_time_is_up(case, rank - 1, lambda: pulled.copy_(call()))
     remote.shutdown()  # waits for all
-    return None if rank else _extremes(_RemoteServer.here.weights, _RemoteServer.here.updates)
-
-
-# --- processes of bounds and of torch's peers ---
-
-
-def _in_processes(
-    main: Callable[[Case, int, Any], Weights | None], case: Case, *, servers: int
-) -> Generator[Processes, None, list[Weights]]:
-    """Let the processes of a contender do `main`; those that return weights say how it ended."""
-    context = multiprocessing.get_context("forkserver")
-    count = servers + case.workers
-    together = context.Barrier(count)
-    results, theirs = context.Pipe(duplex=False)
-    processes = [context.Process(target=_process, args=(main, case, i, together, theirs)) for i in range(count)]
-    for process in processes:
-        process.start()
-    theirs.close()
-    numbers = [process.pid or 0 for process in processes]
-    found: list[Weights] = []
-    try:
-        while len(found) < (servers or count):
-            if results.poll(LOOK_EVERY_S):
-                found.append(_told(results))
-            yield Processes(numbers[:servers], numbers[servers:])
-        for process in processes:
-            process.join(_STARTS_WITHIN_S)
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-    return found
-
-
-def _process(main: Callable[[Case, int, Any], Weights | None], case: Case, number: int, together: Any, to: Any) -> None:
-    torch.set_num_threads(1)
-    try:
-        weights = main(case, number, together)
-        if weights:
-            to.send(weights)
-    except Exception as error:
-        together.abort()  # or the others would wait for this one
-        to.send(f"{type(error).__name__}: {error}")
-
-
-def _told(results: Connection) -> Weights:
-    try:
-        told = results.recv()
-    except EOFError:
-        raise ContenderFailed("its processes died") from None
-    if isinstance(told, str):
-        raise ContenderFailed(told)
-    return Weights(*told)
+    return None if rank else extremes_after(_RemoteServer.here.updates, _RemoteServer.here.weights)
 
 
 def _meeting(case: Case) -> str:
     """Where processes find each other: a file, so that no port has to be chosen."""
     return f"file://{case.file}.meeting"
-
-
-def _extremes(weights: Tensor, updates: int) -> Weights:
-    return Weights(weights.min().item(), weights.max().item(), updates)
 
 
 # --- Ray ---
@@ -281,7 +197,7 @@ class RayServer:
 
     def extremes(self) -> Weights:
         """How the weights are at the end."""
-        return _extremes(self._weights, self._updates)
+        return extremes_after(self._updates, self._weights)
 
     def number(self) -> int:
         """Of the process."""
@@ -317,46 +233,88 @@ def _tensor(array: Any) -> Tensor:
     return torch.frombuffer(array.data, dtype=torch.float32)
 
 
-# --- MXNet ---
+# --- ps-lite, and MXNet, which speaks it ---
 
 
 def mxnet(python: str) -> Contender:
-    """MXNet's asynchronous store, which speaks ps-lite, in an interpreter of its own."""
+    """MXNet's asynchronous store, in an interpreter of its own."""
 
     def contender(case: Case) -> Generator[Processes, None, list[Weights]]:
         options = {
             "parameters": case.parameters, "seconds": case.seconds, "file": str(case.file), "shape": case.shape,
             "learning_rate": LEARNING_RATE, "momentum": MOMENTUM, "gradient": GRADIENT,
         }  # fmt: skip
-        command = [python, str(Path(__file__).with_name("peers_mxnet.py")), json.dumps(options)]
-        environment = {
-            **os.environ, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(_free_port()),
-            "DMLC_NODE_HOST": "127.0.0.1", "DMLC_INTERFACE": "lo", "DMLC_NUM_SERVER": "1",
-            "DMLC_NUM_WORKER": str(case.workers), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        roles = ["scheduler", "server", *["worker"] * case.workers]
-        processes = [
-            subprocess.Popen(
-                command, env={**environment, "DMLC_ROLE": role}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            for role in roles
-        ]
-        server, workers = processes[1], processes[2:]
-        try:
-            while any(worker.poll() is None for worker in workers):
-                yield Processes([server.pid], [worker.pid for worker in workers])
-                time.sleep(LOOK_EVERY_S)
-            told = [worker.communicate()[0] for worker in workers]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        if not all(told):
-            raise ContenderFailed("its workers ended early")
-        made, smallest, largest = zip(*map(json.loads, told), strict=True)
-        return [Weights(min(smallest), max(largest), sum(made))]
+        return _by_roles([python, str(Path(__file__).with_name("peers_mxnet.py")), json.dumps(options)], case)
 
     return contender
+
+
+def ps_lite(program: Path) -> Contender:
+    """ps-lite with a server of our own, which is that program."""
+
+    def contender(case: Case) -> Generator[Processes, None, list[Weights]]:
+        _, most = case.shape
+        options = [case.parameters, case.seconds, case.file, most, LEARNING_RATE, MOMENTUM, GRADIENT]
+        return _by_roles([str(program), *map(str, options)], case)
+
+    return contender
+
+
+def compiled(sources: Path, folder: Path) -> Path:
+    """The program that is compiled with ps-lite's sources into a folder. Raises Missing."""
+    program, here = folder / "peers_ps_lite", sources.absolute() / "src"
+    if not (here / "van.cc").is_file():
+        raise Missing(f"{sources} holds no sources of ps-lite")
+    parts = [str(here / f"{name}.cc") for name in ("customer", "postoffice", "van")]
+    commands = [
+        ["protoc", f"--cpp_out={folder}", f"--proto_path={here}", "meta.proto"],
+        ["g++", "-std=c++17", "-O3", "-march=native", "-w", f"-I{folder}", f"-I{here}", f"-I{here.parent / 'include'}",
+         str(Path(__file__).with_name("peers_ps_lite.cc")), *parts, str(folder / "meta.pb.cc"),
+         "-pthread", "-lzmq", "-lprotobuf-lite", "-o", str(program)],
+    ]  # fmt: skip
+    for command in commands:
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError:
+            raise Missing(f"{command[0]} is not installed, which compiles it") from None
+        except subprocess.CalledProcessError as error:
+            first = next((line for line in error.stderr.splitlines() if line.strip()), "it gave no reason")
+            raise Missing(f"{command[0]} could not compile it: {first}") from None
+    return program
+
+
+def _by_roles(command: Sequence[str], case: Case) -> Generator[Processes, None, list[Weights]]:
+    """Start a scheduler, a server and the workers; each worker prints how many it made, and the extremes at the end."""
+    environment = {
+        **os.environ, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(_free_port()),
+        "DMLC_NODE_HOST": "127.0.0.1", "DMLC_INTERFACE": "lo", "DMLC_NUM_SERVER": "1",
+        "DMLC_NUM_WORKER": str(case.workers), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            command, env={**environment, "DMLC_ROLE": role}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for role in ["scheduler", "server", *["worker"] * case.workers]
+    ]
+    server, workers = processes[1], processes[2:]
+    try:
+        last = time.monotonic() + case.seconds + _STARTS_AND_ENDS_WITHIN_S
+        while any(worker.poll() is None for worker in workers):
+            if server.poll():
+                raise ContenderFailed(f"its server ended with exit code {server.returncode}")
+            if time.monotonic() > last:
+                raise ContenderFailed("it did not end")
+            yield Processes([server.pid], [worker.pid for worker in workers])
+            time.sleep(LOOK_EVERY_S)
+        told = [worker.communicate()[0] for worker in workers]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if not all(told):
+        raise ContenderFailed("its workers ended early")
+    made, smallest, largest = zip(*map(json.loads, told), strict=True)
+    return [Weights(min(smallest), max(largest), sum(made))]
 
 
 def _free_port() -> int:
@@ -393,10 +351,19 @@ def _of_mxnet(arguments: argparse.Namespace) -> Contender:
     return mxnet(arguments.mxnet_python)
 
 
+def _of_ps_lite(arguments: argparse.Namespace) -> Contender:
+    if not arguments.ps_lite:
+        raise Missing("--ps-lite names no folder with its sources")
+    folder = tempfile.TemporaryDirectory(prefix="ps-lite-")
+    atexit.register(folder.cleanup)
+    return ps_lite(compiled(Path(arguments.ps_lite), Path(folder.name)))
+
+
 PEERS: dict[str, Callable[[argparse.Namespace], Contender]] = {
     "gloo": _of_torch(gloo, "torch.distributed"),
     "rpc": _of_torch(rpc, "torch.distributed.rpc"),
     "ray": _of_ray,
     "mxnet": _of_mxnet,
+    "ps-lite": _of_ps_lite,
 }
 """Makes the contender that is a peer, from the options of the command line, or raises Missing."""
