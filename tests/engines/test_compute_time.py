@@ -7,11 +7,22 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dssp_bench.engines.compute_time import PRESETS, Jitter, SlowState
+from dssp_bench.engines.compute_time import PRESETS, Jitter, SlowState, Streams
 
 
 def draws(jitter: Jitter, count: int = 20_000, seed: int = 1) -> np.ndarray:
     return np.array(list(islice(jitter.stream(seed), count)))
+
+
+def test_streams_side_by_side_are_each_what_it_is_alone() -> None:
+    jitters = [PRESETS["noisy"], Jitter(), Jitter(kind="trace", factors=(1.0, 2.0, 5.0)), PRESETS["stress"]]
+    streams = Streams(jitters, seeds=[3, 4, 5, 6])
+    order = np.random.default_rng(1).integers(len(jitters), size=2000).tolist()
+    taken: dict[int, list[float]] = {worker: [] for worker in range(len(jitters))}
+    for worker in order:
+        taken[worker].append(streams.next(worker))
+    for worker, factors in taken.items():
+        assert factors == draws(jitters[worker], len(factors), seed=3 + worker).tolist()
 
 
 def test_constant_times_have_no_noise() -> None:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from dssp_bench.core.errors import RecordsError
 from dssp_bench.paradigms.asp import ASP
+from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.records.files import write_json
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.writer import RecordWriter
@@ -39,6 +41,24 @@ def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"worker": [1]}).to_parquet(tmp_path / "pushes.parquet")
     with pytest.raises(RecordsError, match=r"pushes\.parquet has other columns .*: worker"):
         _ = RunRecords.open(tmp_path).pushes
+    with pytest.raises(RecordsError, match=r"pushes\.parquet has other columns .*: worker"):
+        RunRecords.open(tmp_path).numbers("pushes", "clock")
+
+
+def test_the_numbers_of_a_column_are_the_same_while_the_run_goes_on_and_when_it_is_over(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    fake_run.write(writer, fake_run.outcomes(SSP(1), pushes=120))
+    writer.flush()
+    going_on = RunRecords.open(tmp_path)
+    for name in ("worker", "clock", "arrived_s", "held_s"):
+        numbers = going_on.numbers("pushes", name)
+        assert len(numbers) == 120
+        np.testing.assert_array_equal(numbers, going_on.pushes[name].to_numpy())
+    writer.close()
+    over = RunRecords.open(tmp_path)
+    for name in ("worker", "clock", "arrived_s", "held_s"):
+        np.testing.assert_array_equal(over.numbers("pushes", name), going_on.numbers("pushes", name))
+        assert over.numbers("pushes", name).dtype == going_on.numbers("pushes", name).dtype
 
 
 def test_what_was_not_written_yet_is_none_or_an_error(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def summarise(
     - `dropped`: gradients that never changed the weights by decision
     - `grants`: how often DSSP's controller granted extra iterations
     """
-    workers = lives_of(lambda name: records.column("pushes", name).to_numpy())
+    workers = lives_of(lambda name: records.numbers("pushes", name))
     iterations = {str(w): len(life.arrived_s) for w, life in workers.items()}
     waiting = {str(w): life.waiting_share for w, life in workers.items()}
     held = {str(w): float(life.held_s.sum()) for w, life in workers.items()}

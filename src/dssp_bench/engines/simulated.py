@@ -1,6 +1,7 @@
 """Virtual time: nothing waits, the clock jumps from event to event."""
 
 import heapq
+from array import array
 from collections.abc import Callable, Sequence
 
 from dssp_bench.core.messages import (
@@ -51,14 +52,14 @@ class SimulatedEngine(Engine):
         self._transit = layout.network.transit(keys, message_bytes)
         self._receive, self._update, self._reply = layout.server.costs(keys)
         self._compute = compute
-        self._expected = [iteration * worker.slowdown for worker in layout.workers]
+        self._expected = array("d", [iteration * worker.slowdown for worker in layout.workers])
         self._changing = {event.worker for event in layout.events if event.slowdown is not None}
         self._noise = self._noise_from(seed) if layout.has_jitter else None
         self._gone: set[WorkerId] = set()
         # A worker has one push under way, so its heap needs nothing but keys: with many workers, comparing is what
         # virtual time takes longest for, and whole numbers compare twice as fast as tuples.
         self._pushes: list[int] = []
-        self._takes: list[Nanoseconds] = [0] * len(layout.workers)
+        self._takes = array("q", bytes(8 * len(layout.workers)))
         self._losses: list[float | None] = [None] * len(layout.workers)
         self._calendar: list[tuple[int, Event]] = []  # a heap of all other events
         self._caused = 0

@@ -1,10 +1,14 @@
 """Reads a run's folder back, whether the run finished, still goes on, or was killed."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,6 +85,20 @@ class RunRecords:
         """One column of a table as Arrow, read anew, so that a long run's need not be in memory side by side."""
         return self._table(table, pa.schema([TABLES[table].field(name)]))[name]
 
+    def numbers(self, table: str, name: str) -> npt.NDArray[Any]:
+        """One column of numbers as numpy, for a finished run read piece by piece: a long one's fits in memory once."""
+        if not self.finished:
+            return np.asarray(self.column(table, name).to_numpy())
+        path, field = self.folder / f"{table}.parquet", TABLES[table].field(name)
+        with _readable(path), pq.ParquetFile(path) as file:
+            _check(path, file.schema_arrow, TABLES[table])
+            values = np.empty(file.metadata.num_rows, field.type.to_pandas_dtype())
+            filled = 0
+            for batch in file.iter_batches(columns=[name]):
+                values[filled : filled + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
+                filled += len(batch)
+        return values
+
     def _table(self, name: str, schema: pa.Schema) -> pa.Table:
         """The columns that the schema has."""
         if self.finished:
@@ -95,12 +113,9 @@ class RunRecords:
 
     def _finished(self, name: str, schema: pa.Schema) -> pa.Table:
         path = self.folder / f"{name}.parquet"
-        try:
+        with _readable(path):
             table = pq.read_table(path, columns=None if schema is TABLES[name] else schema.names)
-        except (pa.ArrowException, OSError) as error:
-            raise RecordsError(f"{path} cannot be read: {error}") from error
-        if not table.schema.equals(schema):
-            raise RecordsError(f"{path} has other columns than this version reads: {', '.join(table.schema.names)}")
+        _check(path, table.schema, schema)
         return table
 
     def _frame(self, name: str) -> pd.DataFrame:
@@ -115,6 +130,19 @@ class RunRecords:
             return parse(path.read_text(encoding="utf-8"))
         except (ValueError, yaml.YAMLError) as error:
             raise RecordsError(f"{path} cannot be read: {error}") from error
+
+
+def _check(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
+    if not found.equals(wanted):
+        raise RecordsError(f"{path} has other columns than this version reads: {', '.join(found.names)}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise RecordsError(f"{path} cannot be read: {error}") from error
 
 
 def _yaml(text: str) -> Any:
