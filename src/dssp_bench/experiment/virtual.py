@@ -35,10 +35,12 @@ def run_in_virtual_time(
     assert isinstance(spec.engine, SimulatedOptions)
     torch.set_num_threads(spec.engine.threads)
     recorder = RecordWriter(folder)
-    page = StatusPage(torch.zeros(page_size(len(spec.cluster.workers)), dtype=torch.float64))
-    page.begin()
     membership = Membership()
-    observers: list[Observer] = [Recording(recorder), page, membership, _Ticker(page, watchers)]
+    observers: list[Observer] = [Recording(recorder), membership]
+    if watchers:
+        page = StatusPage(torch.zeros(page_size(len(spec.cluster.workers)), dtype=torch.float64))
+        page.begin()
+        observers += [page, _Ticker(page, watchers)]
     training = _Training(spec, data, device) if data else None
     if training:
 

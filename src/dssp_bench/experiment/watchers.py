@@ -21,6 +21,10 @@ class Watchers:
         self._watchers = list(watchers)
         self._names: tuple[str, ...] = ()
 
+    def __bool__(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._watchers)
+
     def start(self, run: RunInfo) -> None:
         """The folder exists and the workers are being started."""
         self._names = run.worker_names

@@ -62,7 +62,8 @@ class DSSP(Paradigm):
 
     def proceeds(self, push: Push, view: View) -> bool:
         """Algorithm 1, lines 3 to 17: use an extra iteration, or be within the lower bound, or ask for a grant."""
-        worker, lead = push.worker, view.clocks.lead(push.worker)
+        worker, clocks = push.worker, view.clocks
+        lead = clocks[worker] - clocks.slowest
         self._enter_in_table_a(push, view)
         self._largest_lead.pop(worker, None)
         if lead <= self.lower:
@@ -79,11 +80,12 @@ class DSSP(Paradigm):
         return True
 
     def _enter_in_table_a(self, push: Push, view: View) -> None:
-        worker = push.worker
-        if worker in self._pushed_at:
+        worker, at = push.worker, push.at
+        before = self._pushed_at.get(worker)
+        if before is not None:
             held = view.last_hold[worker] if self.interval == "hold_corrected" else 0
-            self._interval[worker] = push.at - self._pushed_at[worker] - held
-        self._pushed_at[worker] = push.at
+            self._interval[worker] = at - before - held
+        self._pushed_at[worker] = at
 
     def _ask_controller(self, push: Push, view: View) -> bool:
         """Grant the fastest worker r* extra iterations, the first of which its own release uses; False if r* is 0."""
