@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Update
+from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Update, WorkerId
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer
 from dssp_bench.engines.engine import Engine, Limits
@@ -64,30 +64,29 @@ class _Loop:
                 observer.on_membership(event, self._coordinator.pushes)
         self.settle(outcome)
 
-    def settle(self, outcome: Outcome) -> None:
-        self._carry_out(outcome)
-        released = outcome.released
-        workers = [released[0].worker] if len(released) == 1 else [release.worker for release in released]
-        self._engine.deliver(workers, len(outcome.updates), outcome.timers)
+    def settle(self, outcome: Outcome, leaver: WorkerId | None = None) -> None:
+        """Carry it out, tell it, and let those go on who may; not the leaver, who is among them."""
+        updates, released = outcome.updates, outcome.released
+        rates = [self._rate(updates[0])] if len(updates) == 1 else [self._rate(update) for update in updates]
+        if self._server:
+            self._server.carry_out(outcome, rates)
+        for observer in self._observers:
+            observer.on_outcome(outcome, rates)
+        if len(released) == 1 and leaver is None:
+            workers = [released[0].worker]
+        else:
+            workers = [release.worker for release in released if release.worker != leaver]
+        self._engine.deliver(workers, len(updates), outcome.timers)
 
     def _retire(self, push: Push, outcome: Outcome) -> None:
         """A worker's last push: it is handled as any other, but then the worker leaves instead of going on."""
-        self._carry_out(outcome)
-        others = [release.worker for release in outcome.released if release.worker != push.worker]
-        self._engine.deliver(others, len(outcome.updates), outcome.timers)
+        self.settle(outcome, leaver=push.worker)
         leave = Left(push.worker, push.at)
         self._engine.dismiss(push.worker)
         after = self._coordinator.handle(leave)
         for observer in self._observers:
             observer.on_membership(leave, self._coordinator.pushes)
         self.settle(after)
-
-    def _carry_out(self, outcome: Outcome) -> None:
-        rates = [self._rate(update) for update in outcome.updates]
-        if self._server:
-            self._server.carry_out(outcome, rates)
-        for observer in self._observers:
-            observer.on_outcome(outcome, rates)
 
     def _rate(self, update: Update) -> float:
         staleness = max(gradient.staleness for gradient in update.gradients) if self._rate_by_staleness else 0

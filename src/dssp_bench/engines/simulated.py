@@ -127,10 +127,7 @@ class SimulatedEngine(Engine):
         self._takes[worker] = compute = round(takes)
         if self._compute:
             self._losses[worker] = self._compute(worker)
-        self._send(worker, at + compute + self._transit)
-
-    def _send(self, worker: WorkerId, arrival: Nanoseconds) -> None:
-        heapq.heappush(self._pushes, self._key(arrival) | worker)
+        heapq.heappush(self._pushes, self._key(at + compute + self._transit, worker))
 
     def _take_push(self, at: Nanoseconds) -> Push:
         worker = heapq.heappop(self._pushes) & self._worker_mask
@@ -154,10 +151,10 @@ class SimulatedEngine(Engine):
         while self._calendar and isinstance(event := self._calendar[0][1], Left) and event.worker in self._gone:
             heapq.heappop(self._calendar)
 
-    def _key(self, at: Nanoseconds) -> int:
-        """Sorts by moment, then by cause; its lowest bits are free for a worker's number."""
+    def _key(self, at: Nanoseconds, worker: WorkerId = 0) -> int:
+        """Sorts by moment, then by cause; its lowest bits say whose push it is."""
         self._caused += 1
-        return at << self._at_bits | self._caused << self._worker_bits
+        return at << self._at_bits | self._caused << self._worker_bits | worker
 
     def _noise_from(self, seed: int) -> Streams:
         workers = self._layout.workers

@@ -81,7 +81,7 @@ class SharedCores(SimulatedEngine):
     def _finish(self, iteration: _Iteration) -> None:
         done = max(round(self._moment), iteration.began + iteration.compute)
         self._takes[iteration.worker] = iteration.compute
-        self._send(iteration.worker, done + self._transit)
+        heapq.heappush(self._pushes, self._key(done + self._transit, iteration.worker))
 
     # --- the cores ---
 
