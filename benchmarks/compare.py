@@ -9,8 +9,6 @@ hardly suffers from what else the machine does), and how many times as much CPU 
 """
 
 import argparse
-import json
-import platform
 import resource
 import subprocess
 import sys
@@ -20,9 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from _report import case, header
 from _spec import specification
 
-import dssp_bench
 from dssp_bench.experiment.batch import BatchProgress, Item, carry_out, finished_runs
 
 SEEDS = 5
@@ -45,10 +43,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--pushes", type=int, default=10_000)
     arguments = parser.parse_args()
-    machine = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
-    about = {"dssp-bench": dssp_bench.__version__, "date": time.strftime("%Y-%m-%d")}
-    print(json.dumps({**machine, **about, "runs": arguments.runs, "pushes": arguments.pushes}), flush=True)
-
+    header(arguments)
     make(list(items(arguments.folder, arguments.runs, arguments.pushes)), arguments.folder)
     command = [sys.executable, "-m", "dssp_bench.cli.main", "compare", "--runs-dir", str(arguments.folder)]
     cases = {
@@ -57,11 +52,10 @@ def main() -> None:
         "tables and figures": command,
     }
     reading = 0.0
-    for case, line in cases.items():
+    for name, line in cases.items():
         wall, cpu = seconds(line)
         reading = reading or cpu
-        measured = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "times_reading": round(cpu / reading, 2)}
-        print(json.dumps({"case": case, **measured}), flush=True)
+        case(case=name, seconds=wall, cpu_seconds=cpu, times_reading=cpu / reading)
 
 
 def items(folder: Path, runs: int, pushes: int) -> Iterator[Item]:

@@ -6,10 +6,11 @@
 
 `training`: a network whose iteration takes 20 ms or more is trained in four ways that take turns: `bare loop`, an
 ordinary training loop in one process; `server`, one worker of the local engine with nobody watching and nothing
-written; `records`, with records; `watched`, with records, a live table and MLflow. Iterations per second are medians
-over the repeats, without start-up, and so are the ratios of runs that followed each other; `at best` is the ratio of
-the fastest ones, which were disturbed least. The first run of each is not counted. With as many workers as cores, who
-watches has no core of its own.
+written; `records`, with records; `watched`, with records, a live table and MLflow. Iterations per second are by the
+median of how long one takes, which does not notice what disturbs a few of them; of the repeats it is the median again,
+and so are the ratios of runs that followed each other; `at best` is the ratio of the fastest ones. The first run of
+each does not count, nor do the first iterations of all. `driver's cores` is the CPU time of the process that watches,
+per second of training; with as many workers as cores, it has none of its own.
 
 `startup`: what `dssp-bench run` with its default configuration takes besides training, which is the run's own time from
 the first release to the last push; in a new folder of runs, where MLflow has to make its database, and again in the
@@ -29,18 +30,20 @@ import importlib
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 PARTS = ("training", "startup")
+WARM_UP = 20
+"""Iterations of each worker that do not count: memory is fetched for the first time in them."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -81,59 +84,90 @@ def training(arguments: argparse.Namespace) -> None:
     from dssp_bench.experiment.preload import PRELOAD
 
     start_fork_server(PRELOAD)
-    ways: dict[str, Callable[[Any], float]] = {
+    ways: dict[str, Callable[[Any], tuple[float, float | None]]] = {
         "bare loop": bare, "server": server, "records": records, "watched": watched
     }  # fmt: skip
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+    measured: dict[str, list[tuple[float, float | None]]] = {way: [] for way in ways}
     for repeat in range(arguments.repeats + 1):
         for way, train in ways.items():
             with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-                rate = train(_specification(Path(folder), arguments))
+                found = train(_specification(Path(folder), arguments))
             if repeat:
-                rates[way].append(rate)
-    rows = []
-    for way, found in rates.items():
-        row = {"way": way, "iterations_per_s": median(found), "spread": max(found) / min(found) - 1}
+                measured[way].append(found)
+    rows: list[dict[str, Any]] = []
+    rates = {way: [rate for rate, _ in found] for way, found in measured.items()}
+    for way, here in rates.items():
+        row: dict[str, Any] = {"way": way, "iterations_per_s": median(here), "spread": max(here) / min(here) - 1}
         for other in ("bare loop", "server"):
-            row[f"of {other}"] = median(rate / other for rate, other in zip(found, rates[other], strict=True))
-            row[f"of {other} at best"] = max(found) / max(rates[other])
+            row[f"of {other}"] = median(rate / there for rate, there in zip(here, rates[other], strict=True))
+            row[f"of {other} at best"] = max(here) / max(rates[other])
+        cores = [used for _, used in measured[way] if used is not None]
+        row["driver's cores"] = median(cores) if cores else None
         case(**{key.replace(" ", "_"): value for key, value in row.items()})
         rows.append(row)
     what = f"{arguments.model}, batches of {arguments.batch_size}, workers: {arguments.workers}"
     table(f"{what}; medians of {arguments.repeats}", rows)
 
 
-def bare(spec: Any) -> float:
+def bare(spec: Any) -> tuple[float, None]:
     """Iterations per second of a training loop without any of this."""
     from training import bare_loop
 
-    return bare_loop(spec, spec.stop.pushes // len(spec.cluster.workers))["iterations_per_s"]
+    iterations = spec.stop.pushes // len(spec.cluster.workers) - WARM_UP
+    return bare_loop(spec, iterations, WARM_UP)["usual_per_s"], None
 
 
-def server(spec: Any) -> float:
-    """Iterations per second through the server, nobody watching, nothing written."""
+def server(spec: Any) -> tuple[float, None]:
+    """Iterations per second through the server, nobody watching, nothing written until it is over."""
     from dssp_bench.engines.local.launch import server_device
     from dssp_bench.experiment.local import local_job
     from dssp_bench.experiment.plan import make_plan
-    from dssp_bench.experiment.unwatched import carried_out, without_records
+    from dssp_bench.experiment.unwatched import carried_out
 
-    data = spec.dataset.load()
+    data, arrivals = spec.dataset.load(), Arrivals(str(spec.runs_dir / "arrivals.json"))
     plan, device = make_plan(spec, data.facts), server_device(spec.cluster)
-    running = carried_out(without_records(local_job(spec, plan, data, spec.runs_dir / "run", device)))
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            page = end.value.page
-            return float(page.pushes / page.elapsed_s)
+    job = replace(local_job(spec, plan, data, spec.runs_dir, device), recorder=arrivals)
+    for _ in carried_out(job):
+        pass
+    return _usual_rate(json.loads(Path(arrivals.path).read_text()), len(spec.cluster.workers)), None
 
 
-def records(spec: Any) -> float:
-    """The same with records."""
+@dataclass
+class Arrivals:
+    """Takes the place of the records, and remembers no more than when each push came, in seconds."""
+
+    path: str
+    found: list[float] = field(default_factory=list)
+
+    def __call__(self) -> "Arrivals":
+        """It makes itself, in the server's process."""
+        return self
+
+    def on_outcome(self, outcome: Any, learning_rates: Any) -> None:
+        """Note the moment."""
+        if outcome.push is not None:
+            self.found.append(outcome.at / 1e9)
+
+    def on_evaluation(self, evaluation: Any) -> None:
+        """Forget it."""
+
+    def close(self) -> None:
+        """Write it all down."""
+        Path(self.path).write_text(json.dumps(self.found))
+
+
+def _usual_rate(arrived_s: list[float], workers: int) -> float:
+    """Pushes per second by the median of how long an iteration of all workers takes."""
+    counted = arrived_s[WARM_UP * workers :]
+    return workers / median(after - before for before, after in zip(counted, counted[workers:], strict=False))
+
+
+def records(spec: Any) -> tuple[float, float | None]:
+    """The same with records, and how much of a core the driver took meanwhile."""
     return _run(spec, [])
 
 
-def watched(spec: Any) -> float:
+def watched(spec: Any) -> tuple[float, float | None]:
     """The same with records, a live table on a terminal that nobody looks at, and MLflow."""
     from rich.console import Console
 
@@ -143,13 +177,27 @@ def watched(spec: Any) -> float:
     return _run(spec, [choose(Console(file=io.StringIO(), force_terminal=True, width=120)), MlflowLog()])
 
 
-def _run(spec: Any, watchers: list[Any]) -> float:
+def _run(spec: Any, watchers: list[Any]) -> tuple[float, float | None]:
     from dssp_bench.experiment.run import run
+    from dssp_bench.experiment.watcher import RunStatus, Watcher
+    from dssp_bench.records.reader import RunRecords
 
-    result = run(spec, watchers)
+    looks: list[tuple[float, float]] = []
+
+    class Looks(Watcher):
+        """Notes the time, and the CPU time of this process, whenever the driver looks at the run."""
+
+        def progress(self, status: RunStatus) -> None:
+            if status.pushes:
+                looks.append((time.monotonic(), time.process_time()))
+
+    result = run(spec, [*watchers, Looks()])
     if result.status != "finished":
         sys.exit(f"a run {result.status}: {result.error}")
-    return float((result.summary or {})["pushes_per_s"])
+    (began, used), (ended, used_then) = looks[0], looks[-1]
+    cores = (used_then - used) / (ended - began) if ended > began else None
+    arrived = RunRecords.open(result.folder).pushes["arrived_s"].tolist()
+    return _usual_rate(arrived, len(spec.cluster.workers)), cores
 
 
 def _specification(folder: Path, arguments: argparse.Namespace) -> Any:
@@ -160,7 +208,7 @@ def _specification(folder: Path, arguments: argparse.Namespace) -> Any:
         "cluster.count": arguments.workers,
         "cluster.workers": [{"device": arguments.device}],
         "batch_size": arguments.batch_size,
-        "stop.pushes": arguments.iterations * arguments.workers,
+        "stop.pushes": (WARM_UP + arguments.iterations) * arguments.workers,
         "evaluation.every_epochs": None,
         "dataset.test_examples": 100,  # what the two evaluations take is no overhead of the server
     }
@@ -207,10 +255,12 @@ def _adopt_orphans() -> None:
 
 def _whole(runs_dir: str) -> dict[str, float]:
     """Seconds of one command, and of the CPU in all of its processes."""
-    used, began = _cpu_of_the_dead(), time.monotonic()
+    from compare import children_cpu_s
+
+    used, began = children_cpu_s(), time.monotonic()
     took = _carried_out([sys.executable, "-m", "dssp_bench.cli.main", "run", f"runs_dir={runs_dir}"]) - began
     training = _training(runs_dir)[0]
-    return {"outside training": took - training, "training": training, "CPU": _cpu_of_the_dead() - used}
+    return {"outside training": took - training, "training": training, "CPU": children_cpu_s() - used}
 
 
 def _carried_out(command: list[str]) -> float:
@@ -221,11 +271,6 @@ def _carried_out(command: list[str]) -> float:
         while True:
             os.wait()
     return ended
-
-
-def _cpu_of_the_dead() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _training(runs_dir: str) -> tuple[float, float]:

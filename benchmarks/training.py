@@ -9,24 +9,32 @@ download.
 
 import argparse
 import json
-import platform
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import torch
+from _report import case, header, names
 from _spec import specification
 
-from dssp_bench.engines.local.launch import server_device, start_fork_server
-from dssp_bench.experiment.local import PRELOAD
+from dssp_bench.engines.local.fork_server import start_fork_server
+from dssp_bench.engines.local.launch import server_device
+from dssp_bench.experiment.preload import PRELOAD
 from dssp_bench.experiment.run import run
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.tasks.sharding import Batches, shard
 from dssp_bench.tasks.task import Task
 
+KEYS = ("pushes_per_s", "duration_s", "startup_s", "final_accuracy", "mean_staleness", "max_lead", "waiting_share")
+
 
 def bare_loop(spec: RunSpec, iterations: int, warm_up: int = 20) -> dict[str, float]:
-    """Iterations per second of an ordinary training loop on the same device, network, data and optimizer."""
+    """Iterations per second of an ordinary training loop on the same device, network, data and optimizer.
+
+    All together, and by the median of how long one takes, which does not notice what disturbs a few of them.
+    """
     torch.set_num_threads(1)
     device = server_device(spec.cluster)
     data = spec.dataset.load()
@@ -35,19 +43,23 @@ def bare_loop(spec: RunSpec, iterations: int, warm_up: int = 20) -> dict[str, fl
     options = spec.optimizer.model_dump(exclude={"learning_rate"})
     optimizer = torch.optim.SGD(model.parameters(), lr=spec.optimizer.learning_rate, fused=True, **options)
     batches = Batches(data, shard(data.examples, 1, 0, spec.seed), spec.batch_size, spec.seed, 0, device)
+    ended = []
     for i in range(warm_up + iterations):
         if i == warm_up:
             _synchronise(device)
-            began = time.perf_counter()
+            ended.append(time.perf_counter())
         inputs, labels = next(batches)
         optimizer.zero_grad()
         loss = task.loss(model(inputs), labels)
         torch.autograd.backward(loss)
         optimizer.step()
         float(loss.detach())  # a harness records every loss, so the loop must wait for it too
+        if i >= warm_up:
+            ended.append(time.perf_counter())
     _synchronise(device)
-    seconds = time.perf_counter() - began
-    return {"iterations_per_s": iterations / seconds, "accuracy": task.evaluate(model, device)[1]}
+    rate = iterations / (time.perf_counter() - ended[0])
+    usual = 1 / median(after - before for before, after in pairwise(ended))
+    return {"iterations_per_s": rate, "usual_per_s": usual, "accuracy": task.evaluate(model, device)[1]}
 
 
 def _synchronise(device: str) -> None:
@@ -67,48 +79,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     start_fork_server(PRELOAD)
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    print(
-        json.dumps(
-            {"machine": machine, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), **vars(arguments)}
-        )
-    )
+    header(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        for paradigm in [None, *arguments.paradigms.split(",")]:
-            spec = _specification(arguments, paradigm, Path(folder))
-            if paradigm is None:
-                print(
-                    json.dumps({"case": "bare loop", **bare_loop(spec, arguments.pushes // arguments.workers)}),
-                    flush=True,
-                )
-                continue
-            result = run(spec)
-            summary = result.summary or {}
-            keys = (
-                "pushes_per_s",
-                "duration_s",
-                "startup_s",
-                "final_accuracy",
-                "mean_staleness",
-                "max_lead",
-                "waiting_share",
-            )
+        bare = _specification(arguments, "asp", Path(folder))
+        case(case="bare loop", **bare_loop(bare, arguments.pushes // arguments.workers))
+        for paradigm in names(arguments.paradigms):
+            result = run(_specification(arguments, paradigm, Path(folder)))
+            measured = {key: (result.summary or {}).get(key) for key in KEYS}
             environment = json.loads((result.folder / "environment.json").read_text())
-            transport = {"transport": environment.get("transport"), "devices": environment.get("devices")}
-            measured = {key: summary.get(key) for key in keys}
-            print(
-                json.dumps({"case": paradigm, "status": result.status, "error": result.error, **measured, **transport}),
-                flush=True,
-            )
+            where = {key: environment.get(key) for key in ("transport", "devices")}
+            case(case=paradigm, status=result.status, error=result.error, **measured, **where)
 
 
-def _specification(arguments: argparse.Namespace, paradigm: str | None, folder: Path) -> RunSpec:
-    choices = {
-        "paradigm": paradigm or "asp",
-        "cluster": "homogeneous",
-        "model": arguments.model,
-        "dataset": "synthetic",
-    }
+def _specification(arguments: argparse.Namespace, paradigm: str, folder: Path) -> RunSpec:
+    choices = {"paradigm": paradigm, "cluster": "homogeneous", "model": arguments.model, "dataset": "synthetic"}
     overrides = {
         "cluster.count": arguments.workers,
         "dataset.examples": arguments.examples,

@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf.errors import ConfigKeyError
 from typer.testing import CliRunner, Result
 
 from dssp_bench.cli.errors import error_lines
@@ -32,11 +34,15 @@ def _logging_as_before() -> Iterator[None]:
 
 
 class FakeRuns:
-    """Stands in for `experiment.run`: remembers what it was given; seeds in `failing` fail."""
+    """Stands in for `experiment.run`: remembers what it was given; seeds in `failing` fail.
+
+    `forking` is what the process that forks others was told to import, each time it was started early.
+    """
 
     def __init__(self) -> None:
         self.specs: list[RunSpec] = []
         self.failing: set[int] = set()
+        self.forking: list[Sequence[str]] = []
         self.raising: BaseException | None = None
 
     def __call__(self, spec: RunSpec, watchers: Sequence[Any] = ()) -> RunResult:
@@ -52,6 +58,7 @@ class FakeRuns:
 def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuns:
     fake = FakeRuns()
     monkeypatch.setattr(experiment, "run", fake)
+    monkeypatch.setattr("dssp_bench.cli.run.start_fork_server", fake.forking.append)
     monkeypatch.chdir(tmp_path)
     return fake
 
@@ -189,6 +196,18 @@ class TestSweep:
         assert len(runs.specs) == 1
 
 
+def test_ctrl_c_is_no_mistake_in_the_configuration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: Any, **_options: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ConfigKeyError("something is half made")  # as OmegaConf does where it cleans up
+
+    monkeypatch.setattr("dssp_bench.cli.compose.Hydra.compose_config", interrupted)
+    result = run("seed=1")
+    assert (result.exit_code, result.stderr.strip()) == (130, "interrupted")
+
+
 PANELS = [
     ("paradigm=dsp", ["paradigm=dsp", "did you mean paradigm=dssp?", "allowed: asp, bsp, dssp, ssp"]),
     ("paradigm.treshold=3", ["paradigm.treshold", "paradigm.threshold, of paradigm=ssp", "lower, upper"]),
@@ -292,6 +311,14 @@ def test_help_imports_nothing_heavy() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "run" in result.stdout
+
+
+def test_only_real_processes_are_prepared_for(run: Run, runs: FakeRuns) -> None:
+    assert run("engine=simulated").exit_code == 0
+    assert runs.forking == []
+    assert run("").exit_code == 0
+    (imported,) = runs.forking
+    assert all(find_spec(name) for name in imported)  # the process that forks passes over what it does not find
 
 
 def test_showing_the_configuration_imports_neither_torch_nor_pandas() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from dssp_bench.analysis.summary import summarise
 from dssp_bench.experiment import mlflow_log
@@ -231,6 +232,18 @@ def test_a_database_that_was_interrupted_in_the_making_is_made_anew(tmp_path: Pa
     client, experiment = open_store(tmp_path)
     assert client.create_run(experiment).info.status == "RUNNING"
     assert not (tmp_path / ".mlflow.db.new").exists()
+
+
+FULL = 2  # sqlite's default: what was committed is on the disk
+
+
+def test_only_a_database_in_the_making_is_not_waited_for(tmp_path: Path) -> None:
+    open_store(tmp_path)
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/mlflow.db")
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("PRAGMA synchronous")).scalar() == FULL
+        assert connection.execute(sqlalchemy.text("PRAGMA journal_mode")).scalar() == "wal"
+    engine.dispose()
 
 
 FIRST_USER = """

@@ -17,7 +17,7 @@ from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.plots import figures
 from dssp_bench.plots.of_run import activities, of_run, opening, worker_names
-from dssp_bench.plots.style import _apart
+from dssp_bench.plots.style import _apart, save, settle
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.writer import RecordWriter
 from tests.plots import fake_arms
@@ -50,6 +50,13 @@ def test_figures_are_saved_under_the_run(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in files}
     plots.save_all(records, tmp_path)
     assert before == {path: path.read_bytes() for path in files}
+
+
+def test_files_do_not_depend_on_their_order(tmp_path: Path) -> None:
+    figure = settle(figures.waiting_bars({"fast": 0.25, "slow": 0.0}))
+    files = [save(figure, tmp_path / name) for name in ("first.png", "second.svg", "third.png", "fourth.svg")]
+    first, second, third, fourth = [path.read_bytes() for path in files]
+    assert (first, second) == (third, fourth)
 
 
 def test_a_run_that_ended_at_once_has_no_figures(tmp_path: Path) -> None:

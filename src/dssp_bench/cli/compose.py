@@ -100,8 +100,12 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
         return Launched(task.results, task.is_sweep, interrupted=True)
     except DsspBenchError:
         raise
-    except UNDERSTOOD as error:
+    except Exception as error:
         if task.started:
+            raise
+        if _was_interrupt(error):
+            return Launched(task.results, interrupted=True)
+        if not isinstance(error, UNDERSTOOD):
             raise
         loader = _loader(options.config_dir)
         raise in_our_words(error, options.overrides, loader, options.config_name, options.config_dir) from error
@@ -236,6 +240,13 @@ class _Sweep:
             OmegaConf.save(self._config, folder / "multirun.yaml")
         except OSError as error:
             raise ConfigurationError("runs_dir", f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _was_interrupt(error: BaseException | None) -> bool:
+    """Whether it came of Ctrl-C: in the middle of its work OmegaConf makes an error of its own of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:

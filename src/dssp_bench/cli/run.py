@@ -68,7 +68,7 @@ class JobRunner:
     def run(self, job: Job) -> JobResult:
         """Run one experiment; in a sweep nothing that goes wrong with it is raised."""
         if job.choices.get("engine") == "local":
-            start_fork_server((*PRELOAD, "dssp_bench.cli.main"))  # it imports torch while this process does
+            start_fork_server((*PRELOAD, "typer"))  # it imports torch while this process does
         from dssp_bench.experiment import run as experiment
 
         if job.sweep is not None:

@@ -41,7 +41,9 @@ class Clocks(dict[WorkerId, int]):
             level[worker] = None
         if clock > self.fastest:
             self.fastest = clock
-        return self._vacate(worker, clock - 1)
+        left = self._at[clock - 1]
+        del left[worker]
+        return not left and self._emptied(clock - 1)
 
     def add(self, worker: WorkerId) -> None:
         """Let a worker join at the slowest clock, where it is neither ahead nor behind. Raises ProtocolViolation."""
@@ -53,16 +55,14 @@ class Clocks(dict[WorkerId, int]):
     def remove(self, worker: WorkerId) -> bool:
         """Forget a worker that left; True if the slowest clock moved."""
         clock = self.pop(worker)
-        moved = self._vacate(worker, clock)
+        level = self._at[clock]
+        del level[worker]
+        moved = not level and self._emptied(clock)
         while self.fastest not in self._at and self._at:
             self.fastest -= 1
         return moved
 
-    def _vacate(self, worker: WorkerId, clock: int) -> bool:
-        level = self._at[clock]
-        del level[worker]
-        if level:
-            return False
+    def _emptied(self, clock: int) -> bool:
         del self._at[clock]
         if clock != self.slowest or not self._at:
             return False

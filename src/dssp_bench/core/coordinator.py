@@ -98,7 +98,8 @@ class Coordinator:
         staleness = None
         if use is _APPLY:
             staleness = view.version - pulled
-            updates = (self._apply((new(Applied, (message, staleness, weight)),), at),)
+            view.version += 1
+            updates = (new(Update, (view.version, at, (new(Applied, (message, staleness, weight)),))),)
         elif use is _BUFFER:
             view.buffered[message] = pulled
         view.held[worker] = push
@@ -166,10 +167,6 @@ class Coordinator:
             self._guard_against_deadlock()
         return updates, released, keep
 
-    def _apply(self, gradients: tuple[Applied, ...], at: Nanoseconds) -> Update:
-        self.view.version = version = self.view.version + 1
-        return new(Update, (version, at, gradients))
-
     def _flush(self, flush: Flush | Mapping[MessageId, float], at: Nanoseconds) -> tuple[Update, ...]:
         buffered = self.view.buffered
         if isinstance(flush, Flush):
@@ -183,7 +180,8 @@ class Coordinator:
         gradients = tuple([Applied(m, version - buffered.pop(m), weight) for m, weight in flush.items()])
         if self.view.orphans:
             self.view.orphans = {message: None for message in self.view.orphans if message not in flush}
-        return (self._apply(gradients, at),)
+        self.view.version += 1
+        return (Update(self.view.version, at, gradients),)
 
     def _release(self, worker: WorkerId, at: Nanoseconds) -> Release:
         view = self.view
