@@ -1,8 +1,8 @@
 """Virtual time: nothing waits, the clock jumps from event to event."""
 
-import heapq
 from array import array
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 
 from dssp_bench.core.messages import (
     SECOND,
@@ -89,16 +89,19 @@ class SimulatedEngine(Engine):
         if self._gone:
             self._forget_the_gone()
         pushes, calendar = self._pushes, self._calendar
-        if not (pushes or calendar):
+        if calendar and not (pushes and pushes[0] < calendar[0][0]):
+            return self._next_from_calendar(until)
+        if not pushes:
             return None
-        pushed = not calendar or (bool(pushes) and pushes[0] < calendar[0][0])
-        at = (pushes[0] if pushed else calendar[0][0]) >> self._at_bits
+        at = pushes[0] >> self._at_bits
         if at < self._free_at:
             at = self._free_at
         if until is not None and at > until:
             return None
         self._now = at
-        return self._take_push(at) if pushed else self._take_from_calendar(at)
+        self._received = self._receive
+        worker = heappop(pushes) & self._worker_mask
+        return new(Push, (worker, at, self._takes[worker], self._losses[worker]))
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Spend the server's time on the event, and start the iterations of the released workers."""
@@ -127,29 +130,29 @@ class SimulatedEngine(Engine):
         self._takes[worker] = compute = round(takes)
         if self._compute:
             self._losses[worker] = self._compute(worker)
-        heapq.heappush(self._pushes, self._key(at + compute + self._transit, worker))
-
-    def _take_push(self, at: Nanoseconds) -> Push:
-        worker = heapq.heappop(self._pushes) & self._worker_mask
-        self._received = self._receive
-        return new(Push, (worker, at, self._takes[worker], self._losses[worker]))
+        heappush(self._pushes, self._key(at + compute + self._transit, worker))
 
     def _enter(self, at: Nanoseconds, event: Event) -> None:
-        heapq.heappush(self._calendar, (self._key(at), event))
+        heappush(self._calendar, (self._key(at), event))
 
-    def _take_from_calendar(self, at: Nanoseconds) -> Event:
-        _, event = heapq.heappop(self._calendar)
+    def _next_from_calendar(self, until: Nanoseconds | None) -> Event | None:
+        key, event = self._calendar[0]
+        at = max(key >> self._at_bits, self._free_at)
+        if until is not None and at > until:
+            return None
+        heappop(self._calendar)
         if isinstance(event, Left):
             self._gone.add(event.worker)
+        self._now = at
         self._received = 0
         return event._replace(at=at)
 
     def _forget_the_gone(self) -> None:
         """Drop what comes next from workers that left: a push on the way, or another departure."""
         while self._pushes and self._pushes[0] & self._worker_mask in self._gone:
-            heapq.heappop(self._pushes)
+            heappop(self._pushes)
         while self._calendar and isinstance(event := self._calendar[0][1], Left) and event.worker in self._gone:
-            heapq.heappop(self._calendar)
+            heappop(self._calendar)
 
     def _key(self, at: Nanoseconds, worker: WorkerId = 0) -> int:
         """Sorts by moment, then by cause; its lowest bits say whose push it is."""
