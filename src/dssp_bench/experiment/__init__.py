@@ -2,7 +2,8 @@
 
 - `spec`: everything that a run depends on, validated
 - `run`: the only place where everything meets; `plan`: the run in numbers; `environment`: where it runs
-- `virtual`, `local`, `replay`: the run on each engine; `parts`: what it is made of
+- `virtual`, `local`, `replay`: the run on each engine; `parts`: what it is made of; `preload`: what its
+  processes import once for all of them
 - `watcher`: who may watch a run, `watchers`: all of them as one; `progress` shows it, `figures` draws it, `mlflow_log`
   logs it
 """

@@ -140,9 +140,9 @@ class _Pool:
     """
 
     def __init__(self, items: Sequence[Item], progress: BatchProgress, size: int) -> None:
-        from dssp_bench.engines.local.launch import start_fork_server
+        from dssp_bench.engines.local.fork_server import start_fork_server
 
-        start_fork_server(("dssp_bench.experiment.batch", "dssp_bench.experiment.run", "torch._dynamo"))
+        start_fork_server(("dssp_bench.experiment.batch", "dssp_bench.experiment.run"))
         self._waiting = deque(items)
         self._progress = progress
         self._size = size

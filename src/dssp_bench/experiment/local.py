@@ -12,7 +12,6 @@ from dssp_bench.engines.local.launch import LocalJob, LocalRun
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.experiment.parts import EvaluatorMaker, SharedData, WorkerMaker, initial_state
 from dssp_bench.experiment.plan import Plan
-from dssp_bench.experiment.preload import PRELOAD as PRELOAD
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.watcher import RunInfo
 from dssp_bench.experiment.watchers import Watchers

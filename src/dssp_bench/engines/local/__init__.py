@@ -4,6 +4,7 @@
 - `channel`: a socket pair with whole messages
 - `processes`: what the server, a worker and the evaluator do
 - `engine`: the engine that runs in the server's process
+- `fork_server`: the process that forks the others
 - `launch`: the driver's side: starts the processes, passes on what they say, cleans up
 
 Nothing has a name that could be left behind: memory is anonymous, sockets come in pairs, no port is opened, and no lock

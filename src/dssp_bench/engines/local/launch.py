@@ -18,7 +18,7 @@ from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
-from dssp_bench.engines.local.fork_server import start_fork_server as start_fork_server
+from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.local.memory import SharedTensors, remove_cuda_names
 from dssp_bench.engines.local.processes import (
     EvaluatorFactory,
