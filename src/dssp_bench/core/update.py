@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.sgd import sgd
 
 Weighted = tuple[Tensor, float]
 """A gradient, and what it is multiplied with."""
@@ -15,7 +14,7 @@ class SGD:
     """Stochastic gradient descent with momentum, weight decay and Nesterov, exactly as `torch.optim.SGD`.
 
     One optimizer state for all workers: it lives on the server and sees the updates in the order of their versions. It
-    is torch's function without the optimizer around it, whose bookkeeping takes as long as a small network's update.
+    is torch's operator without the optimizer around it, whose bookkeeping takes as long as a small network's update.
     Raises ValueError for Nesterov without momentum.
     """
 
@@ -25,7 +24,7 @@ class SGD:
         if nesterov and momentum <= 0:
             raise ValueError("Nesterov's momentum needs a momentum above 0")
         self._weights = [weights]
-        self._velocity: list[Tensor | None] = [None]
+        self._velocity = [torch.zeros_like(weights)] if momentum else []
         self._sum: Tensor | None = None
         self._options: dict[str, Any] = {
             "momentum": momentum,
@@ -33,8 +32,7 @@ class SGD:
             "nesterov": nesterov,
             "dampening": 0.0,
             "maximize": False,
-            "fused": True,
-            "foreach": False,
+            "is_first_step": False,  # with a velocity of 0 the first step is as any other
         }
 
     def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
@@ -42,7 +40,7 @@ class SGD:
         gradient, weight = gradients[0]
         if len(gradients) > 1 or weight != 1.0:
             gradient = self._sum = weighted_sum(gradients, self._sum)
-        sgd(self._weights, [gradient], self._velocity, lr=learning_rate, **self._options)
+        torch._fused_sgd_(self._weights, [gradient], self._velocity, lr=learning_rate, **self._options)
 
 
 def weighted_sum(parts: Sequence[Weighted], out: Tensor | None = None) -> Tensor:
