@@ -36,7 +36,12 @@ def done_when_interrupted(*numbers: signal.Signals) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_kill_and_a_closed_terminal_are_as_ctrl_c_even_where_that_is_ignored(number: signal.Signals) -> None:
-    with handled(signal.SIGINT, signal.SIG_IGN), pytest.raises(KeyboardInterrupt), termination_as_interrupt():
+    with (
+        handled(signal.SIGINT, signal.SIG_IGN),
+        handled(number, signal.SIG_DFL),  # whoever runs the tests may have asked to outlive the terminal
+        pytest.raises(KeyboardInterrupt),
+        termination_as_interrupt(),
+    ):
         signal.raise_signal(number)
 
 
