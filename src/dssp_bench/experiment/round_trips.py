@@ -116,17 +116,10 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Medians:
+class Medians(Measurement):
     """What one contender did in several turns; `spread` is how much more the best of them made than the worst."""
 
-    per_s: float
-    p50_ms: float | None
-    p99_ms: float | None
-    cpu_ms: float | None
-    server_cpu: float | None
-    made: int
     spread: float | None
-    right: bool
 
 
 def in_turns(
@@ -153,8 +146,8 @@ def _medians(measured: Sequence[Measurement]) -> Medians:
         _median([each.cpu_ms for each in measured]),
         _median([each.server_cpu for each in measured]),
         sum(each.made for each in measured),
-        max(rates) / min(rates) - 1 if min(rates) else None,
         all(each.right for each in measured),
+        spread=max(rates) / min(rates) - 1 if min(rates) else None,
     )
 
 
