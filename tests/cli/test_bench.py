@@ -9,14 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from dssp_bench.cli.bench import Measured, default_workers, in_words
+from dssp_bench.cli.bench import Measured, default_workers, turn_s
 from dssp_bench.cli.main import app
 from dssp_bench.experiment.contenders import in_processes
 from dssp_bench.experiment.round_trips import LEARNING_RATE, Case, Medians, Weights
 
 FIELDS = {
     "paradigm", "device", "parameters", "workers", "per_s", "p50_ms", "p99_ms", "cpu_ms", "server_cpu", "made",
-    "spread", "right", "limit_per_s", "memcpy_per_s", "of_limit", "of_memcpy",
+    "turns", "spread", "right", "limit_per_s", "memcpy_per_s", "of_limit", "of_memcpy",
 }  # fmt: skip
 
 
@@ -29,33 +29,13 @@ def quickly(*arguments: str) -> Result:
 
 
 def case(parameters: int, workers: int, p50_ms: float | None) -> Measured:
-    medians = Medians(100.0, p50_ms, 2.0, 1.0, 0.5, made=100, spread=0.1, right=True)
+    medians = Medians(100.0, p50_ms, 2.0, 1.0, 0.5, made=100, turns=3, spread=0.1, right=True)
     return Measured(parameters, workers, medians, limit=200.0, memcpy=400.0)
 
 
 def no_room(case: Case, worker: int, together: Any) -> Weights:
     """What a contender's process does."""
     raise MemoryError("no room")
-
-
-class TestInWords:
-    def test_the_fewest_workers_say_what_a_round_trip_costs(self) -> None:
-        found = [case(100_000, 1, 0.06), case(100_000, 4, 7.0), case(1_700_000, 1, 1.2), case(23_500_000, 1, 45.0)]
-        assert in_words(found) == (
-            "With 1 worker a round trip takes 0.06 ms (0.1 M parameters), 1.2 ms (1.7 M) and 45 ms (23.5 M); the "
-            "server costs less than 3 % of the time if an iteration takes longer than 1.9 ms, 39 ms and 1.5 s "
-            "respectively."
-        )
-
-    def test_one_size_needs_no_list(self) -> None:
-        assert in_words([case(5_000, 4, 3.0)]) == (
-            "With 4 workers a round trip takes 3 ms (5,000 parameters); the server costs less than 3 % of the time if "
-            "an iteration takes longer than 97 ms."
-        )
-
-    def test_a_size_without_a_whole_round_trip_is_left_out(self) -> None:
-        assert "23.5 M" not in in_words([case(1_700_000, 1, 1.2), case(23_500_000, 1, None)])
-        assert "--seconds" in in_words([case(23_500_000, 1, None)])
 
 
 def test_shares_are_those_of_the_bounds_if_all_had_time_enough() -> None:
@@ -66,6 +46,10 @@ def test_shares_are_those_of_the_bounds_if_all_had_time_enough() -> None:
     assert all(values[name] is None for name in ("per_s", "limit_per_s", "of_limit", "of_memcpy"))
 
 
+def test_a_turn_is_longer_for_what_takes_longer() -> None:
+    assert turn_s(1_000, 1) < turn_s(10_000_000, 1) < turn_s(10_000_000, 4)
+
+
 def test_by_default_there_is_one_worker_and_as_many_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, workers in [(1, [1, 2]), (2, [1, 2]), (3, [1, 3]), (64, [1, 4])]:
         monkeypatch.setattr("os.sched_getaffinity", lambda _process, cores=cores: set(range(cores)))
@@ -74,15 +58,31 @@ def test_by_default_there_is_one_worker_and_as_many_as_cores(monkeypatch: pytest
 
 @pytest.mark.processes
 class TestMeasured:
-    def test_a_table_has_a_row_for_each_case_and_ends_in_a_sentence(self) -> None:
-        result = quickly("--sizes", "1e3,2000", "--workers", "2")
+    @pytest.mark.parametrize("columns", [40, 80])
+    def test_a_table_has_a_row_for_each_case_and_says_what_is_in_it(self, columns: int) -> None:
+        result = bench("--seconds", "0.1", "--repeats", "1", "--sizes", "1e3,2000", "--workers", "2", columns=columns)
         assert result.exit_code == 0, result.output
-        table, _, sentence = result.stdout.partition("\n\n")
+        table, _, legend = result.stdout.partition("\n\n")
         rows = [line.split() for line in table.splitlines()[2:]]
         assert [row[:2] for row in rows] == [["1,000", "2"], ["2,000", "2"]]
         assert {row[-1] for row in rows} == {"right"}
         assert max(map(len, table.splitlines())) <= 80
-        assert "2,000" in sentence or "--seconds" in sentence
+        assert "…" not in table
+        assert "A round trip is" in legend
+
+    def test_what_was_measured_before_ctrl_c_is_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        measured = iter([case(1_000, 1, 1.5)])
+
+        def impatient(*_: object) -> Measured:
+            for each in measured:
+                return each
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("dssp_bench.cli.bench._measured", impatient)
+        result = quickly("--sizes", "1000,2000", "--workers", "1")
+        assert result.exit_code == 130
+        assert [line.split()[:2] for line in result.stdout.splitlines()[2:3]] == [["1,000", "1"]]
+        assert "2,000" not in result.stdout
 
     def test_each_case_is_a_line_of_json_if_that_is_wanted(self) -> None:
         result = quickly("--sizes", "1000", "--workers", "1,2", "--paradigm", "ssp", "--json")
@@ -120,6 +120,8 @@ class TestMeasured:
         (["--workers", "1.5"], "error: --workers: must be whole numbers above 0, got '1.5'"),
         (["--workers", "101", "--sizes", "1"], "error: --workers: must be at most 100, got 101"),
         (["--paradigm", "spp"], "error: paradigm: there is no paradigm=spp did you mean paradigm=ssp?"),
+        (["--paradigm", "ssp,dssp"], "error: --paradigm: must be one name, got 'ssp,dssp'"),
+        (["--paradigm", "null,a=1"], "error: --paradigm: must be one name, got 'null,a=1'"),
         (["--seconds", "0"], "error: --seconds: must be above 0 and at most 600, got 0"),
         (["--seconds", "nan"], "error: --seconds: must be above 0 and at most 600, got nan"),
         (["--device", "tpu"], "error: --device: must be cpu or cuda, got 'tpu'"),

@@ -15,7 +15,7 @@ import pytest
 from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.experiment.run import RunResult, run
 from dssp_bench.records.reader import RunRecords
-from tests.experiment.specs import HETERO, PARADIGMS, spec, troubled
+from tests.experiment.specs import HETERO, MLP, PARADIGMS, spec, troubled
 from tests.experiment.watching import Watched, held_resources, internet_sockets, kill, run_processes
 
 pytestmark = pytest.mark.processes
@@ -101,6 +101,17 @@ def test_one_worker_learns_exactly_as_in_virtual_time(tmp_path: Path) -> None:
     for column in ("loss", "accuracy", "version", "samples"):
         found, expected = records(real).evaluations[column], records(virtual).evaluations[column]
         assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_weights_that_several_threads_share_learn_exactly_the_same(tmp_path: Path) -> None:
+    big = {**MLP, "hidden": [1024, 1024]}
+    changes: dict[str, Any] = {"cluster": ALONE, "model": big, "stop": {"pushes": 6}}
+    real = local(tmp_path, "asp", **changes)
+    virtual = run(spec(tmp_path, "asp", "simulated", **changes))
+    assert records(real).pushes["loss"].tolist() == pytest.approx(records(virtual).pushes["loss"].tolist(), rel=1e-4)
+    for column in ("loss", "accuracy", "version"):
+        found, expected = records(real).evaluations[column], records(virtual).evaluations[column]
+        assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-3)
 
 
 def test_rounds_of_bsp_are_the_same_in_processes_and_in_virtual_time(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Generator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ class TestMeasuring:
     def test_round_trips_are_counted_between_their_beginnings_once_all_workers_are_warm(self) -> None:
         ten, twenty = list(range(1000, 2001, 10)), list(range(1005, 2001, 20))
         measured = measure(at_moments(ten, twenty), 8, 2, seconds=1.0)
-        assert measured.per_s == pytest.approx(100 + 50)
+        assert measured.per_s == pytest.approx(100 + 50, rel=0.01)
         assert (measured.p50_ms, measured.p99_ms) == (10.0, 20.0)
         assert measured.made == len(ten) + len(twenty)
 
@@ -98,6 +99,21 @@ class TestMeasuring:
         measured = measure(at_moments(slow_at_first), 8, 1, seconds=1.0)
         assert measured.per_s == pytest.approx(100)
         assert measured.p99_ms == 10.0
+
+    def test_a_worker_with_one_beginning_in_the_window_counts_as_one(self) -> None:
+        often, once = list(range(1000, 2001, 10)), [1000, 1700, 2000]
+        measured = measure(at_moments(often, once, once), 8, 3, seconds=1.0)
+        assert measured.per_s == pytest.approx((81 + 2 + 2 - 1) / 0.8)
+
+    @pytest.mark.parametrize("apart", [100, 200])
+    def test_of_a_few_round_trips_no_rate_is_told(self, apart: int) -> None:
+        measured = measure(at_moments(list(range(1000, 2001, apart))), 8, 1, seconds=1.0)
+        assert measured.per_s == pytest.approx(10.0 if apart == 100 else 0.0)
+
+    def test_where_no_file_can_be_made_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        with pytest.raises(DsspBenchError, match=r"nowhere.*TMPDIR names another folder"):
+            measure(at_moments([1000]), 8, 1, seconds=1.0)
 
     def test_without_a_whole_round_trip_there_is_no_latency(self) -> None:
         measured = measure(at_moments([1000]), 8, 1, seconds=1.0)
@@ -113,20 +129,22 @@ class TestMeasuring:
         for weights, right in [((good, good), True), ((good, good._replace(updates=6)), False)]:
             assert measure(at_moments(moments, weights=weights), 8, 1, seconds=1.0).right is right
 
-    def test_cpu_time_is_that_of_the_processes(self) -> None:
+    @pytest.mark.parametrize("role", ["server", "worker"])
+    def test_cpu_time_is_that_of_the_processes(self, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        used, moment = iter(range(1000)), iter(range(10**9, 2 * 10**9, 10**6))
 
         def contender(case: Case) -> Generator[Processes, None, list[Weights]]:
-            moments, i = case.moments(0), 0
-            for i in range(200):
-                moments[i] = time.monotonic_ns()
-                sum(range(20_000))
-                yield HERE
+            moments = case.moments(0)
+            for i in range(100):  # a round trip each 10 ms of the clock, a look at each
+                moments[i] = next(moment) * 10
+                yield Processes((7,), ()) if role == "server" else Processes((), (7,))
             return []
 
+        monkeypatch.setattr("time.clock_gettime", lambda clock: 0.002 * next(used) if clock == (~7 << 3) | 2 else 0.0)
+        monkeypatch.setattr("time.monotonic_ns", lambda: next(moment) * 10)
         measured = measure(contender, 8, 1, seconds=0.05)
-        assert measured.cpu_ms is not None
-        assert measured.cpu_ms > 0
-        assert measured.server_cpu == 0.0
+        assert measured.cpu_ms == pytest.approx(2.0)
+        assert measured.server_cpu == pytest.approx(0.1 if role == "server" else 0.0)
 
     def test_time_ends_the_round_trips_and_the_last_moment_is_the_end(self) -> None:
         counts: list[int] = []

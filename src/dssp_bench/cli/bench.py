@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 from rich.console import Console
@@ -19,9 +20,14 @@ from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.experiment.round_trips import PRELOAD, Contender, Medians, in_turns, measure
 from dssp_bench.experiment.spec import build_spec
+from dssp_bench.experiment.termination import termination_as_interrupt
 
-_SMALL = 0.03
-"""What a server may cost, as a share of time, and not be noticed."""
+_WIDEST = 80
+_LEGEND = """\
+A round trip is a push and a pull as its worker sees them; CPU is what all processes use for it, server and workers; the
+best turn exceeds the worst by the spread. Workers compute nothing here: in training the server sleeps between pushes
+and caches are cold, which makes a round trip longer. More than 100 % of limit is possible, since a push copies nothing
+(7 vectors move instead of 9) and several threads update and copy large vectors."""
 
 _MOST_CORES = 4
 _MOST_SECONDS = 600
@@ -56,20 +62,20 @@ def bench(
     parameters = numbers("--sizes", sizes)
     counts = default_workers() if workers is None else numbers("--workers", workers)
     _check(max(parameters), max(counts), seconds, device)
-    rule = build_spec(compose_job([f"paradigm={paradigm}"]).config).paradigm
+    rule = _paradigm(paradigm)
 
     start_fork_server(PRELOAD)
-    console, found = Console(highlight=False), list[Measured]()
-    for size in parameters:
-        for count in counts:
-            with _waiting(f"{_size(size)} parameters, {_workers(count)} ..."):
-                found.append(_measured(rule, size, count, seconds or turn_s(size), repeats, device))
-            if as_json:
-                print(json.dumps({"paradigm": paradigm, "device": device, **found[-1].values()}), flush=True)
-    if not as_json:
-        console.print(_table(found))
-        console.print()
-        console.print(Text(in_words(found)))
+    found: list[Measured] = []
+    try:
+        with termination_as_interrupt():
+            for size, count in product(parameters, counts):
+                with _waiting(f"{_size(size)} parameters, {_workers(count)} ..."):
+                    found.append(_measured(rule, size, count, seconds or turn_s(size, count), repeats, device))
+                if as_json:
+                    print(json.dumps({"paradigm": paradigm, "device": device, **found[-1].values()}), flush=True)
+    finally:
+        if found and not as_json:
+            _print(found)
     return _verdict(found)
 
 
@@ -115,9 +121,15 @@ def default_workers() -> list[int]:
     return [1, max(2, min(len(os.sched_getaffinity(0)), _MOST_CORES))]
 
 
-def turn_s(parameters: int) -> float:
+def turn_s(parameters: int, workers: int) -> float:
     """Long enough for some tens of round trips, whose time memory sets, and for the first ones, which do not count."""
-    return 0.15 + 15e-9 * parameters
+    return 0.15 + 15e-9 * parameters * (1 + workers)
+
+
+def _paradigm(name: str) -> Paradigm:
+    if not name.isidentifier():
+        raise ConfigurationError("--paradigm", f"must be one name, got {name!r}", "such as bsp or dssp")
+    return build_spec(compose_job([f"paradigm={name}"]).config).paradigm
 
 
 def _check(size: int, workers: int, seconds: float | None, device: str) -> None:
@@ -126,6 +138,10 @@ def _check(size: int, workers: int, seconds: float | None, device: str) -> None:
         raise ConfigurationError("--seconds", f"must be above 0 and at most {_MOST_SECONDS}, got {seconds:g}")
     if device not in ("cpu", "cuda"):
         raise ConfigurationError("--device", f"must be cpu or cuda, got {device!r}")
+    from dssp_bench.engines.local.launch import MOST_WORKERS  # with torch
+
+    if workers > MOST_WORKERS:
+        raise ConfigurationError("--workers", f"must be at most {MOST_WORKERS}, got {workers}")
     needed = 4 * size * (4 * workers + 8)  # float32: the vectors of `limit`, and those of the server and its evaluator
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -134,10 +150,6 @@ def _check(size: int, workers: int, seconds: float | None, device: str) -> None:
 
     import torch
 
-    from dssp_bench.engines.local.launch import MOST_WORKERS
-
-    if workers > MOST_WORKERS:
-        raise ConfigurationError("--workers", f"must be at most {MOST_WORKERS}, got {workers}")
     if device == "cuda" and not torch.cuda.device_count():
         raise ConfigurationError("--device", "this machine has no CUDA device", "allowed: cpu")
 
@@ -152,37 +164,29 @@ def _waiting(text: str) -> Iterator[None]:
         yield
 
 
+def _print(found: Sequence[Measured]) -> None:
+    console = Console(highlight=False)
+    console.width = max(console.width, _WIDEST)  # a number that is cut off is another number
+    console.print(_table(found))
+    console.print()
+    if any(each.values()["per_s"] is None for each in found):
+        console.print("A dash: too few round trips to tell; --seconds gives more.")
+    console.print(Text(_LEGEND.replace("\n", " ")))
+
+
 def _table(found: Sequence[Measured]) -> Table:
-    headings = ["workers", "round\ntrips/s", "p50\nms", "p99\nms", "CPU\nms", "of\nlimit", "of\nmemcpy", "weights"]
+    rates, shares = ["round\ntrips/s", "p50\nms", "p99\nms", "CPU\nms"], ["of\nlimit", "of\nmemcpy", "spread"]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ["parameters", *headings]:
+    for heading in ["parameters", "workers", *rates, *shares, "weights"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for each in found:
         values, server = each.values(), each.server
         cells = [_shown(values["per_s"], ",.0f")]
         cells += [_shown(value, ".3g") for value in (server.p50_ms, server.p99_ms, server.cpu_ms)]
-        cells += [_shown(values[share], ".0%") for share in ("of_limit", "of_memcpy")]
+        cells += [_shown(values[share], ".0%") for share in ("of_limit", "of_memcpy", "spread")]
         weights = Text("right") if server.right else Text("WRONG", style="bold red")
         table.add_row(_size(each.parameters), str(each.workers), *cells, weights)
     return table
-
-
-def in_words(found: Sequence[Measured]) -> str:
-    """What the fewest workers' round trips mean for a training run."""
-    fewest = min(each.workers for each in found)
-    times = {each.parameters: each.server.p50_ms for each in found if each.workers == fewest}
-    known = {size: ms for size, ms in times.items() if ms is not None}
-    if not known:
-        return "The turns were too short for a whole round trip; --seconds gives more."
-    sizes = [_size(size) for size in known]
-    sizes[0] += " parameters"
-    took = _listed([f"{_time(ms)} ({size})" for size, ms in zip(sizes, known.values(), strict=True)])
-    iterations = _listed([_time(ms * (1 - _SMALL) / _SMALL) for ms in known.values()])
-    than = " respectively" if len(known) > 1 else ""
-    return (
-        f"With {_workers(fewest)} a round trip takes {took}; the server costs less than {100 * _SMALL:g} % of the time "
-        f"if an iteration takes longer than {iterations}{than}."
-    )
 
 
 def _workers(count: int) -> str:
@@ -193,13 +197,5 @@ def _size(parameters: int) -> str:
     return f"{parameters / 1e6:,.10g} M" if parameters >= 100_000 else f"{parameters:,}"
 
 
-def _time(ms: float) -> str:
-    return f"{ms:.2g} ms" if ms < 100 else f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2g} s"
-
-
 def _shown(value: float | None, how: str) -> str:
     return "-" if value is None else format(value, how)
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

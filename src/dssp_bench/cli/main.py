@@ -214,7 +214,7 @@ def bench(
     workers: Annotated[
         str | None, typer.Option(metavar="N[,N...]", help="By default 1, and as many as cores but at most 4.")
     ] = None,
-    paradigm: Annotated[str, typer.Option(help="As `run` takes it.")] = "asp",
+    paradigm: Annotated[str, typer.Option(metavar="NAME", help="With its default thresholds.")] = "asp",
     seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Of each measurement; by default longer for more parameters.")
     ] = None,
@@ -222,7 +222,7 @@ def bench(
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the weights live.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each case instead of a table.")] = False,
 ) -> None:
-    """Measure how many round trips of gradients and weights a second the server makes, and what memory allows.
+    """Measure how many round trips of gradients and weights a second the server makes, beside what memory allows.
 
     Workers compute nothing. `limit` is a copy in, a fused update and a copy out
     in one process, as many side by side as there are workers; `memcpy` is the

@@ -2,14 +2,15 @@
 
 The engine runs as in `dssp-bench run`, with status page and records; its workers compute nothing, as their constant
 gradient lies in their slot. `limit` is a process that copies a gradient in, makes torch's fused update and copies the
-weights out, and as many of them side by side as there are workers; `memcpy` is the two copies alone.
+weights out, and as many of them side by side as there are workers; `memcpy` is the two copies alone. The engine can
+exceed `limit`: it copies nothing on a push, so it moves 7 vectors where `limit` moves 9, and with more than one thread.
 """
 
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -28,6 +29,7 @@ from dssp_bench.core.server import Slot
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout, WorkerLayout
 from dssp_bench.engines.local.launch import LocalJob
+from dssp_bench.engines.local.processes import prepare_process
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.experiment.round_trips import (
     GRADIENT,
@@ -139,15 +141,16 @@ def in_processes(
 
 
 def _process(main: Callable[[Case, int, Any], Weights | None], case: Case, number: int, together: Any, to: Any) -> None:
-    torch.set_num_threads(1)
+    prepare_process(threads=1)
     try:
-        weights = main(case, number, together)
-        if weights:
-            to.send(weights)
+        told: Weights | str | None = main(case, number, together)
     except Exception as error:
         together.abort()  # or the others would wait for this one
         name = "" if isinstance(error, ContenderFailed) else f"{type(error).__name__}: "
-        to.send(f"{name}{error}")
+        told = f"{name}{error}"
+    if told:
+        with suppress(BrokenPipeError):  # whoever asked is gone
+            to.send(told)
 
 
 def _told(results: Connection) -> Weights:

@@ -10,7 +10,7 @@ from outside, so a contender does nothing else for the measurement.
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ PRELOAD = ("dssp_bench.experiment.contenders",)
 
 LOOK_EVERY_S = 0.05
 _MOST_PER_S = 1_000_000
+_FEWEST = 5  # round trips of each worker, on average, from which a rate can be told
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def until_time_is_up(case: Case, worker: int, round_trip: Callable[[], object]) 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender did in one turn; milliseconds, and CPU seconds per second of the server."""
+    """What one contender did in one turn; milliseconds, and CPU seconds per second of the server.
+
+    `per_s` is 0 and latencies are None if there were too few round trips to tell.
+    """
 
     per_s: float
     p50_ms: float | None
@@ -117,8 +121,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Medians(Measurement):
-    """What one contender did in several turns; `spread` is how much more the best of them made than the worst."""
+    """What one contender did in `turns` turns; `spread` is how much more the best of them made than the worst."""
 
+    turns: int
     spread: float | None
 
 
@@ -147,6 +152,7 @@ def _medians(measured: Sequence[Measurement]) -> Medians:
         _median([each.server_cpu for each in measured]),
         sum(each.made for each in measured),
         all(each.right for each in measured),
+        turns=len(measured),
         spread=max(rates) / min(rates) - 1 if min(rates) else None,
     )
 
@@ -167,7 +173,7 @@ def measure(contender: Contender, parameters: int, workers: int, seconds: float,
     p50, p99 = np.percentile(latencies, [50, 99]).tolist() if len(latencies) else (None, None)
     cpu_ms, server_cpu = _cpu_per_round_trip([look for look in looks if begin <= look.at <= end], moments)
     return Measurement(
-        sum(map(_per_s, within)),
+        _per_s(within, end - begin),
         p50,
         p99,
         cpu_ms,
@@ -180,9 +186,13 @@ def measure(contender: Contender, parameters: int, workers: int, seconds: float,
 @contextmanager
 def _new_case(parameters: int, workers: int, seconds: float, device: str) -> Iterator[Case]:
     """A case with nothing in its file yet, which is removed at the end."""
-    with TemporaryDirectory(prefix="round-trips-") as folder:
-        case = Case(parameters, workers, seconds, device, Path(folder) / "moments")
-        np.memmap(case.file, np.int64, "w+", shape=case.shape)
+    with ExitStack() as folders:
+        try:
+            folder = folders.enter_context(TemporaryDirectory(prefix="round-trips-"))
+            case = Case(parameters, workers, seconds, device, Path(folder) / "moments")
+            np.memmap(case.file, np.int64, "w+", shape=case.shape)
+        except OSError as error:
+            raise DsspBenchError(f"cannot make a file for moments: {error}; TMPDIR names another folder") from None
         yield case
 
 
@@ -218,9 +228,10 @@ def _window(moments: Sequence[NDArray[np.int64]], seconds: float) -> tuple[int, 
     return begin, max(begin + 1, min(int(mine[-1]) for mine in moments))
 
 
-def _per_s(within: NDArray[np.int64]) -> float:
-    """From the first to the last beginning, as what is cut off at either end is no whole round trip."""
-    return (len(within) - 1) / float(within[-1] - within[0]) * 1e9 if len(within) > 1 else 0.0
+def _per_s(within: Sequence[NDArray[np.int64]], length: int) -> float:
+    """All workers' beginnings in the window; 0 if there are so few that one more or less would change the rate much."""
+    count = sum(map(len, within)) - 1  # the window ends with one
+    return count / length * 1e9 if count >= _FEWEST * len(within) else 0.0
 
 
 def _cpu_per_round_trip(

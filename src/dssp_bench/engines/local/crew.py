@@ -1,116 +1,145 @@
 """Threads that share the work on flat tensors; torch lets go of the interpreter while it computes.
 
-A server that updates and copies with one thread reaches what one core gets from memory. Whole versions stay whole: the
-server goes on when every part is done.
+A server that updates and copies with one thread reaches what one core gets from memory. Here each thread owns one
+stripe of all tensors and does what is posted in the order in which it was posted. So every pull is one whole version,
+although no thread waits for another: the server's own, which has the first stripe, goes on to the next push.
 """
 
+import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import NamedTuple
 
 from torch import Tensor
 
-from dssp_bench.core.messages import WorkerId
 from dssp_bench.core.server import UpdateRule
 from dssp_bench.core.update import Weighted
 
 _ELEMENTS_EACH = 1 << 19  # with fewer, waking a thread takes longer than what it saves
 _MOST = 4
-_ALIGNMENT = 16  # elements: parts begin at a cache line, and no part but the last has an odd end
+_ALIGNMENT = 16  # elements: stripes begin at a cache line, and none but the last has an odd end
 
 
-def crew_for(tensor: Tensor) -> "Crew":
-    """As many threads as pay for a tensor of this size on this machine; a CUDA device needs no second one."""
+def threads_for(tensor: Tensor) -> int:
+    """How many threads pay for a tensor of this size on this machine; 1 means the server's own, as on CUDA."""
     if tensor.is_cuda:
-        return Crew(1)
-    return Crew(max(1, min(len(os.sched_getaffinity(0)), _MOST, tensor.numel() // _ELEMENTS_EACH)))
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), _MOST, tensor.numel() // _ELEMENTS_EACH))
+
+
+class _Task(NamedTuple):
+    """What each thread does with its stripe, what the last to finish does then, and who has finished."""
+
+    work: Callable[[int], None]
+    then: Callable[[], None]
+    finished: "itertools.count[int]"
 
 
 class Crew:
-    """A few threads, the caller's among them; the others sleep until there is something to do, and never spin."""
+    """A few threads, the caller's among them; the others sleep until something is posted, and never spin."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._work: Callable[[int], None] = _nothing
         self._error: BaseException | None = None
-        self._begin = [_taken() for _ in range(1, size)]
-        self._end = [_taken() for _ in range(1, size)]
-        for number in range(1, size):
-            threading.Thread(target=self._serve, args=(number,), daemon=True).start()
+        self._queues: list[SimpleQueue[_Task]] = [SimpleQueue() for _ in range(1, size)]
+        for number, queue in enumerate(self._queues, start=1):
+            threading.Thread(target=self._serve, args=(number, queue), daemon=True).start()
 
-    def each(self, work: Callable[[int], None]) -> None:
-        """Call `work` with 0 to `size` - 1, each number in its own thread, and wait for all. Raises what one raised."""
-        self._work, self._error = work, None
-        for lock in self._begin:
-            lock.release()
-        try:
-            work(0)
-        finally:
-            for lock in self._end:
-                lock.acquire()
-        if self._error is not None:
-            raise self._error
+    def post(self, work: Callable[[int], None], then: Callable[[], None]) -> None:
+        """Have `work` called with 0 to `size` - 1, each number in its own thread, and `then` by the last to finish.
 
-    def parts(self, tensor: Tensor) -> list[Tensor]:
+        Returns when the caller's part, 0, is done. Raises what that or an earlier task raised.
+        """
+        self._raise_error()
+        task = _Task(work, then, itertools.count(1))
+        for queue in self._queues:
+            queue.put(task)
+        self._carry_out(task, 0)
+        self._raise_error()
+
+    def drain(self) -> None:
+        """Wait until all that was posted is done. Raises what one of the tasks raised."""
+        done = threading.Lock()
+        done.acquire()
+        self.post(_nothing, done.release)
+        done.acquire()
+        self._raise_error()
+
+    def stripes(self, tensor: Tensor) -> list[Tensor]:
         """Views of a flat tensor, one for each thread."""
         length = -(-tensor.numel() // (self.size * _ALIGNMENT)) * _ALIGNMENT
         return [tensor[number * length : (number + 1) * length] for number in range(self.size)]
 
-    def _serve(self, number: int) -> None:
-        begin, end = self._begin[number - 1], self._end[number - 1]
-        while begin.acquire():
-            try:
-                self._work(number)
-            except BaseException as error:  # the caller raises it
-                self._error = error
-            end.release()
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _serve(self, number: int, queue: "SimpleQueue[_Task]") -> None:
+        while True:
+            self._carry_out(queue.get(), number)
+
+    def _carry_out(self, task: _Task, number: int) -> None:
+        with self._keeping_error():
+            task.work(number)
+        if next(task.finished) == self.size:
+            with self._keeping_error():
+                task.then()
+
+    @contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        """An error is raised by the caller's thread, which can tell somebody; until then all goes on."""
+        try:
+            yield
+        except BaseException as error:
+            self._error = self._error or error
 
 
-def update_by(crew: Crew, weights: Tensor, rule: Callable[[Tensor], UpdateRule]) -> UpdateRule:
-    """The rule for all weights, or one for each thread's part of them."""
-    return rule(weights) if crew.size == 1 else SharedUpdate(crew, weights, rule)
+class StripedUpdate:
+    """An update rule whose threads each change their own stripe of the weights.
 
-
-class SharedUpdate:
-    """An update rule whose threads each change their own part of the weights, which no element's result depends on."""
+    The result is the same to the bit, since no element's new value depends on another's.
+    """
 
     def __init__(self, crew: Crew, weights: Tensor, rule: Callable[[Tensor], UpdateRule]) -> None:
         self._crew = crew
-        self._rules = [rule(part) for part in crew.parts(weights)]
+        self._rules = [rule(stripe) for stripe in crew.stripes(weights)]
 
     def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
-        """Change the weights in place by one or more flat gradients, each with its weight."""
-        parts = [(self._crew.parts(gradient), weight) for gradient, weight in gradients]
-        self._crew.each(
-            lambda number: self._rules[number].apply([(mine[number], weight) for mine, weight in parts], learning_rate)
-        )
+        """Have the weights changed in place by one or more flat gradients, which nobody may change before that."""
+        stripes = [(self._crew.stripes(gradient), weight) for gradient, weight in gradients]
+
+        def work(number: int) -> None:
+            self._rules[number].apply([(mine[number], weight) for mine, weight in stripes], learning_rate)
+
+        self._crew.post(work, _nothing)
 
 
-class SharedCopies:
-    """Copies of one tensor for several workers, each thread its own part of it for all of them."""
+class Copier:
+    """Makes copies of one tensor, at once or by a crew after all that was posted to it before."""
 
-    def __init__(self, crew: Crew, source: Tensor, targets: Mapping[WorkerId, Tensor]) -> None:
+    def __init__(self, source: Tensor, crew: Crew | None = None) -> None:
+        self._source = source
         self._crew = crew
-        self._source = crew.parts(source)
-        self._targets = {worker: crew.parts(target) for worker, target in targets.items()}
+        self._stripes = crew.stripes(source) if crew else []
 
-    def make(self, workers: Sequence[WorkerId]) -> None:
-        """Copy for these workers."""
-        if self._crew.size == 1:
-            self._copy(0, workers)
-        else:
-            self._crew.each(lambda number: self._copy(number, workers))
+    def copy(self, targets: Sequence[Tensor], then: Callable[[], None]) -> None:
+        """Fill the targets with what the source holds now, and call `then` when that is done."""
+        if self._crew is None:
+            for target in targets:
+                target.copy_(self._source)
+            then()
+            return
+        stripes = [self._crew.stripes(target) for target in targets]
 
-    def _copy(self, number: int, workers: Sequence[WorkerId]) -> None:
-        for worker in workers:
-            self._targets[worker][number].copy_(self._source[number])
+        def work(number: int) -> None:
+            for mine in stripes:
+                mine[number].copy_(self._stripes[number])
 
-
-def _taken() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
+        self._crew.post(work, then)
 
 
-def _nothing(_number: int) -> None:
+def _nothing(_number: int = 0) -> None:
     pass

@@ -13,7 +13,7 @@ from dssp_bench.core.errors import WorkerFailed
 from dssp_bench.core.messages import SECOND, Event, Joined, Left, Nanoseconds, Push, Timer, TimerFired, WorkerId
 from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.local.channel import Channel, Kind, Message
-from dssp_bench.engines.local.crew import Crew, SharedCopies
+from dssp_bench.engines.local.crew import Copier, Crew
 from dssp_bench.engines.local.own_time import ServiceTimes
 
 
@@ -30,7 +30,8 @@ class LocalEngine(Engine):
     `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and
     the driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
     that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and
-    that raises WorkerFailed here. The `crew` makes the copies; `times` is told what the server's time goes to.
+    that raises WorkerFailed here. The `crew`, if there is one, makes the copies; `times` is told what the server's time
+    goes to.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class LocalEngine(Engine):
         posts: dict[WorkerId, Post],
         weights: Tensor,
         *,
-        crew: Crew,
+        crew: Crew | None,
         times: ServiceTimes,
         calendar: Sequence[Joined | Left] = (),
         others: dict[str, Channel] | None = None,
@@ -47,7 +48,8 @@ class LocalEngine(Engine):
     ) -> None:
         self._posts = posts
         self._workers = len(posts)
-        self._copies = SharedCopies(crew, weights, {worker: post.weights for worker, post in posts.items()})
+        self._crew = crew
+        self._copier = Copier(weights, crew)
         self._device = weights.device
         self._on_message = on_message or (lambda _name, _message: None)
         self._times = times
@@ -113,14 +115,16 @@ class LocalEngine(Engine):
         self._times.lap("receive")
         for timer in timers:
             self._timers.append(TimerFired(timer.tag, timer.at))
-        present = [worker for worker in released if worker in self._posts]
-        if present:
-            self._copies.make(present)
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-        for worker in present:
-            self._posts[worker].channel.send(Kind.GO, self.started_at)
-        self._times.lap("reply", len(present))
+        posts = [self._posts[worker] for worker in released if worker in self._posts]
+        if posts:
+            self._copier.copy([post.weights for post in posts], lambda: self._wake(posts))
+        self._times.lap("reply", len(posts))
+
+    def _wake(self, posts: Sequence[Post]) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        for post in posts:
+            post.channel.send(Kind.GO, self.started_at)
 
     def dismiss(self, worker: WorkerId) -> None:
         """Tell a worker that has done its share to go."""
@@ -180,6 +184,8 @@ class LocalEngine(Engine):
 
     def _forget(self, worker: WorkerId) -> None:
         post = self._posts.pop(worker)
+        if self._crew:
+            self._crew.drain()  # which may be about to wake it
         self._selector.unregister(post.channel)
         post.channel.close()
 

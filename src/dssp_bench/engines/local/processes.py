@@ -28,7 +28,7 @@ from dssp_bench.core.update import SGD
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message
-from dssp_bench.engines.local.crew import crew_for, update_by
+from dssp_bench.engines.local.crew import Copier, Crew, StripedUpdate, threads_for
 from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
 from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
@@ -111,7 +111,7 @@ class ServerJob:
 
 def run_worker(job: WorkerJob) -> None:
     """Compute a gradient at every GO, until the server says stop or is gone."""
-    _prepare(job.threads)
+    prepare_process(job.threads)
     with _failures_told_to(job.channel):
         slot_weights, slot = _open_slot(job)
         weights, local_slot = _on_device(slot_weights, slot, job.device)
@@ -173,7 +173,7 @@ def _sleep_until(moment: Nanoseconds) -> None:
 
 def run_evaluator(job: EvaluatorJob) -> None:
     """Evaluate each snapshot that the server announces, and say what came out."""
-    _prepare(job.threads)
+    prepare_process(job.threads)
     with _failures_told_to(job.channel):
         tensors = _snapshot_tensors(job)
         evaluations = [_evaluation(job, *tensors[i : i + 2]) for i in range(0, len(tensors), 2)]
@@ -213,7 +213,7 @@ def _evaluation(job: EvaluatorJob, weights: Tensor, statistics: Tensor) -> Calla
 
 def run_server(job: ServerJob) -> None:
     """Serve one run, from the workers' first readiness to the last evaluation and the finished records."""
-    _prepare(threads=1)
+    prepare_process(threads=1)
     with _failures_told_to(job.driver):
         _Server(job).run()
 
@@ -234,8 +234,10 @@ class _Server:
         self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
         self._untold: deque[Evaluation] = deque()
         self._times = ServiceTimes()
-        crew = crew_for(weights)
-        rule = update_by(crew, weights, lambda part: SGD(part, **job.optimizer))
+        threads = threads_for(weights)
+        crew = Crew(threads) if threads > 1 else None
+        rule = StripedUpdate(crew, weights, self._sgd) if crew else self._sgd(weights)
+        self._copier = Copier(weights, crew)
         self._parameters = _TimedServer(
             self._times, weights, rule, slots, statistics=self._statistics, momentum=momentum
         )
@@ -272,6 +274,9 @@ class _Server:
         self._tell_driver(wait=True)
         job.driver.send_json(Kind.DONE, report)
 
+    def _sgd(self, weights: Tensor) -> SGD:
+        return SGD(weights, **self._job.optimizer)
+
     # --- who is there ---
 
     def _meet_workers(self) -> tuple[dict[WorkerId, Post], dict[WorkerId, Slot]]:
@@ -303,13 +308,15 @@ class _Server:
         if not self._free:
             return False
         number = self._free.pop()
-        self._snapshots[2 * number].copy_(self._weights)
+        self._pending[number] = (at, version, samples)
         self._snapshots[2 * number + 1].copy_(self._statistics)
+        self._copier.copy([self._snapshots[2 * number]], lambda: self._announce(number))
+        return True
+
+    def _announce(self, number: int) -> None:
         if self._weights.is_cuda:
             torch.cuda.synchronize(self._weights.device)
-        self._pending[number] = (at, version, samples)
         self._job.evaluator.send(Kind.SNAPSHOT, number)
-        return True
 
     def _await_evaluations(self) -> None:
         """The run is over, so there is time."""
@@ -381,7 +388,7 @@ def _calendar(layout: ClusterLayout) -> list[Joined | Left]:
 # --- every process ---
 
 
-def _prepare(threads: int) -> None:
+def prepare_process(threads: int) -> None:
     """Die with the parent, leave Ctrl-C to the driver, and compute with no more threads than asked for."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
