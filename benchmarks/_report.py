@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,14 +43,42 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
         print("  ".join([f"{first:<{widths[0]}}", *aligned]), flush=True)
 
 
+def names_of(*allowed: str) -> Callable[[str], list[str]]:
+    """For argparse: some of these names, separated by commas; nothing for an empty text."""
+
+    def names_of_these(text: str) -> list[str]:
+        for name in names(text):
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(allowed)}")
+        return names(text)
+
+    return names_of_these
+
+
 def names(text: str) -> list[str]:
     """What an option names, separated by commas; nothing for an empty text."""
     return [name for name in text.split(",") if name]
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers, separated by commas; 1.7e6 and 10_000 are such numbers too."""
-    return [int(float(name)) for name in names(text)]
+    """Whole numbers above 0, separated by commas; 1.7e6 and 10_000 are such numbers too."""
+    return [count(name) for name in names(text)]
+
+
+def count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    value = positive(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(value)
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
 
 
 def _rounded(value: Any) -> Any:

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from _report import count, positive
 from _spec import specification
 
 import dssp_bench
@@ -35,9 +36,9 @@ def main() -> None:
     """Make the runs, calibrate, predict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the runs go")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pushes", type=int, default=1200, help="of all workers together")
-    parser.add_argument("--epochs", type=float, help="of each worker, instead of pushes")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--pushes", type=count, default=1200, help="of all workers together")
+    parser.add_argument("--epochs", type=positive, help="of each worker, instead of pushes")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--calibrate-on", default="bsp", choices=PARADIGMS)
     arguments = parser.parse_args()

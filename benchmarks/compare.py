@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _report import case, header
+from _report import case, count, header
 from _spec import specification
 
 from dssp_bench.experiment.batch import BatchProgress, Item, carry_out, finished_runs
@@ -40,8 +40,8 @@ def main() -> None:
     """Make the runs, then measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the runs are, or are to be made")
-    parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--pushes", type=int, default=10_000)
+    parser.add_argument("--runs", type=count, default=50)
+    parser.add_argument("--pushes", type=count, default=10_000)
     arguments = parser.parse_args()
     header(arguments)
     make(list(items(arguments.folder, arguments.runs, arguments.pushes)), arguments.folder)

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from _report import case as print_case
-from _report import header, numbers, table
+from _report import count, header, numbers, positive, table
 from _spec import specification
 from training import bare_loop
 
@@ -58,12 +58,12 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--sizes", type=numbers, default=[1_700_000, 23_500_000], help="float32 parameters")
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each contender's turn, after its start")
+    parser.add_argument("--workers", type=count, default=4)
+    parser.add_argument("--seconds", type=positive, default=2.0, help="of each contender's turn, after its start")
     parser.add_argument("--model", default="resnet110")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--pushes", type=int, default=300, help="iterations of each training run")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-size", type=count, default=128)
+    parser.add_argument("--pushes", type=count, default=300, help="iterations of each training run")
+    parser.add_argument("--repeats", type=count, default=3)
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("this machine has no CUDA device; --device cpu tries the script without", file=sys.stderr)

@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # report, when it was started, folder of runs
     arguments = parser.parse_args()
+    if min(arguments.batch_size, arguments.workers, arguments.repeats) < 1 or arguments.iterations <= WARM_UP:
+        parser.error(f"numbers must be above 0, and --iterations above {WARM_UP}, which do not count")
     if arguments.child:
         report, began, runs_dir = arguments.child
         Path(report).write_text(json.dumps(Child(float(began)).run(runs_dir)))

@@ -9,6 +9,7 @@ import argparse
 import atexit
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -346,7 +347,8 @@ def _of_ray(arguments: argparse.Namespace) -> Contender:
 def _of_mxnet(arguments: argparse.Namespace) -> Contender:
     if not arguments.mxnet_python:
         raise Missing("--mxnet-python names no interpreter that has it")
-    if subprocess.run([arguments.mxnet_python, "-c", "import mxnet"], capture_output=True).returncode:
+    asked = [shutil.which(arguments.mxnet_python) or "false", "-c", "import mxnet"]
+    if subprocess.run(asked, capture_output=True).returncode:
         raise Missing(f"{arguments.mxnet_python} cannot import mxnet")
     return mxnet(arguments.mxnet_python)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import peers
 from _report import case as print_case
-from _report import header, names, numbers, table
+from _report import count, header, names_of, numbers, positive, table
 from _spec import specification
 
 from dssp_bench.core.errors import DsspBenchError
@@ -39,19 +39,22 @@ from dssp_bench.engines.options import LocalOptions
 from dssp_bench.experiment.contenders import ThroughServer, limit, memcpy
 from dssp_bench.experiment.round_trips import PRELOAD, Contender, Medians, in_turns, measure
 
+PARADIGMS = ("asp", "bsp", "ssp", "dssp")
+
 
 def main() -> None:
     """Measure every case, then show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=numbers, default=[100_000, 1_700_000, 23_500_000], help="float32 parameters")
     parser.add_argument("--workers", type=numbers, default=[1, 2, 4])
-    parser.add_argument("--paradigms", type=names, default=["asp", "bsp", "ssp", "dssp"])
-    parser.add_argument("--pull", type=names, default=["whole"], help="values of engine.pull")
-    parser.add_argument("--peers", type=names, default=list(peers.PEERS), help=f"of {', '.join(peers.PEERS)}; '': none")
+    parser.add_argument("--paradigms", type=names_of(*PARADIGMS), default=list(PARADIGMS))
+    parser.add_argument(
+        "--peers", type=names_of(*peers.PEERS), default=list(peers.PEERS), help=f"of {', '.join(peers.PEERS)}; '': none"
+    )
     parser.add_argument("--mxnet-python", default="", help="an interpreter with mxnet, which needs a NumPy of its own")
     parser.add_argument("--ps-lite", default="", help="a folder with ps-lite's sources, which are compiled")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each contender's turn, after its start")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=positive, default=3.0, help="of each contender's turn, after its start")
+    parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--no-records", dest="records", action="store_false")
     parser.add_argument("--check-pulls", action="store_true")
     parser.add_argument("--idle", action="store_true")
@@ -73,11 +76,9 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Contender]:
     """The contenders by name, bounds first; says why a peer is left out."""
     contenders: dict[str, Contender] = {"memcpy": memcpy, "limit": limit}
     for paradigm in arguments.paradigms:
-        for pull in arguments.pull:
-            name = paradigm if pull == "whole" else f"{paradigm} {pull}"
-            contenders[name] = ours(paradigm, pull, arguments, check_pulls=arguments.check_pulls)
+        contenders[paradigm] = ours(paradigm, arguments, check_pulls=arguments.check_pulls)
     if arguments.idle:
-        contenders["asp idle"] = ours("asp", "whole", arguments, idle_s=0.85 * arguments.seconds)
+        contenders["asp idle"] = ours("asp", arguments, idle_s=0.85 * arguments.seconds)
     for name in arguments.peers:
         try:
             contenders[name] = peers.PEERS[name](arguments)
@@ -86,9 +87,9 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Contender]:
     return contenders
 
 
-def ours(paradigm: str, pull: str, arguments: argparse.Namespace, **options: Any) -> ThroughServer:
+def ours(paradigm: str, arguments: argparse.Namespace, **options: Any) -> ThroughServer:
     """The local engine, with what the files in conf/ say."""
-    spec = specification(Path(), {"paradigm": paradigm}, {"engine.pull": pull})
+    spec = specification(Path(), {"paradigm": paradigm}, {})
     assert isinstance(spec.engine, LocalOptions)
     return ThroughServer(spec.paradigm, spec.engine, arguments.records, **options)
 
@@ -107,10 +108,9 @@ def measured(
     rows = [row(name, size, workers, medians) for name, medians in found.items()]
     rates = {name: medians.per_s for name, medians in found.items()}
     best_peer = max((rates[name] for name in arguments.peers if name in rates), default=None)
+    bounds = {"of limit": rates.get("limit"), "of memcpy": rates.get("memcpy"), "of best peer": best_peer}
     for each in rows:
-        each["of limit"] = each["per_s"] / rates["limit"] if "limit" in rates else None
-        each["of memcpy"] = each["per_s"] / rates["memcpy"] if "memcpy" in rates else None
-        each["of best peer"] = each["per_s"] / best_peer if best_peer else None
+        each.update({name: each["per_s"] / bound if bound else None for name, bound in bounds.items()})
         print_case(**{key.replace(" ", "_"): value for key, value in each.items()})
     for name, reason in errors.items():
         print_case(size=size, workers=workers, contender=name, error=str(reason))

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from _report import case as print_case
-from _report import header, names, numbers, table
+from _report import count, header, names_of, numbers, table
 from _spec import specification
 
 from dssp_bench.cli.compose import compose_job
@@ -51,15 +51,19 @@ CASES = ("bare", "records", "run")
 GRID = ("fig3a", "fig3c", "fig3e")
 LARGE = {"cluster.count": 10_000, "stop.pushes": 10_000_000}
 
+PARADIGMS = ("bsp", "asp", "ssp", "dssp")
+
 
 def main() -> None:
     """Measure every case, then show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=numbers, default=[4, 16, 1_000, 10_000])
-    parser.add_argument("--paradigms", type=names, default=["bsp", "asp", "ssp", "dssp"])
+    parser.add_argument(
+        "--paradigms", type=names_of("bsp", "asp", "ssp", "dssp"), default=["bsp", "asp", "ssp", "dssp"]
+    )
     parser.add_argument("--cluster", default="paper_homogeneous", help="a file of conf/cluster, repeated as needed")
-    parser.add_argument("--pushes", type=lambda text: numbers(text)[0], default=300_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pushes", type=count, default=300_000)
+    parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--large", action="store_true")
     arguments = parser.parse_args()

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from _report import case, header, names
+from _report import case, count, header, names
 from _spec import specification
 
 from dssp_bench.engines.local.fork_server import start_fork_server
@@ -71,10 +71,10 @@ def main() -> None:
     """Measure the bare loop and every paradigm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--pushes", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--examples", type=int, default=50_000)
+    parser.add_argument("--workers", type=count, default=4)
+    parser.add_argument("--pushes", type=count, default=2000)
+    parser.add_argument("--batch-size", type=count, default=128)
+    parser.add_argument("--examples", type=count, default=50_000)
     parser.add_argument("--paradigms", default="bsp,asp,ssp,dssp")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

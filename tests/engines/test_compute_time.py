@@ -25,6 +25,13 @@ def test_streams_side_by_side_are_each_what_it_is_alone() -> None:
         assert factors == draws(jitters[worker], len(factors), seed=3 + worker).tolist()
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_how_many_are_drawn_at_a_time_changes_no_stream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = draws(PRESETS[name], 1000)
+    monkeypatch.setattr("dssp_bench.engines.compute_time._BLOCK", 16)
+    assert np.array_equal(draws(PRESETS[name], 1000), before)
+
+
 def test_constant_times_have_no_noise() -> None:
     assert set(draws(Jitter(), 3000)) == {1.0}
     assert set(draws(Jitter(kind="lognormal", sigma=0.0), 3000)) == {1.0}

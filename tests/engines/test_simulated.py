@@ -99,6 +99,24 @@ def test_times_stay_whole_nanoseconds_over_a_long_run() -> None:
     assert run.duration == 3000 * 333_333_333
 
 
+def test_a_worker_that_needs_longer_than_a_century_holds_up_nobody_under_asp() -> None:
+    run = Simulated(ASP(), layout([1.0, 1e12]), pushes=5)
+    assert [push.worker for push in run.pushes] == [0] * 5
+
+
+@pytest.mark.parametrize("paradigm", [ASP(), DSSP(1, 3)])
+def test_what_is_made_the_quick_way_has_a_value_for_every_field(paradigm: Paradigm) -> None:
+    def check(value: object) -> None:
+        if isinstance(value, tuple):
+            assert len(value) == len(getattr(value, "_fields", value)), value
+            for each in value:
+                check(each)
+
+    run = Simulated(paradigm, pushes=20)
+    assert any(outcome.updates and outcome.released for outcome in run.seen.outcomes)
+    check(tuple(run.seen.outcomes))
+
+
 def test_nothing_happens_after_the_end_of_the_time() -> None:
     assert Simulated(ASP(), layout([1.0]), until=5 * SECOND).duration == 5 * SECOND
     assert len(Simulated(ASP(), layout([1.0]), until=5 * SECOND - 1).pushes) == 4

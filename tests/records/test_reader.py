@@ -1,5 +1,6 @@
 """Opening a run's folder: what is there, what is not, and what is broken."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,13 @@ def test_the_numbers_of_a_column_are_the_same_while_the_run_goes_on_and_when_it_
     fake_run.write(writer, fake_run.outcomes(SSP(1), pushes=120))
     writer.flush()
     going_on = RunRecords.open(tmp_path)
-    for name in ("worker", "clock", "arrived_s", "held_s"):
+    for name in ("worker", "clock", "arrived_s", "held_s", "staleness", "threshold"):
         numbers = going_on.numbers("pushes", name)
         assert len(numbers) == 120
-        np.testing.assert_array_equal(numbers, going_on.pushes[name].to_numpy())
+        np.testing.assert_array_equal(numbers, going_on.pushes[name].to_numpy(numbers.dtype, na_value=math.nan))
     writer.close()
     over = RunRecords.open(tmp_path)
-    for name in ("worker", "clock", "arrived_s", "held_s"):
+    for name in ("worker", "clock", "arrived_s", "held_s", "staleness", "threshold"):
         np.testing.assert_array_equal(over.numbers("pushes", name), going_on.numbers("pushes", name))
         assert over.numbers("pushes", name).dtype == going_on.numbers("pushes", name).dtype
 

@@ -20,7 +20,7 @@ from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.records.reader import RunRecords
-from dssp_bench.records.schema import EVALUATIONS, GRANTS, PUSHES, TABLES, UPDATES
+from dssp_bench.records.schema import EVALUATIONS, GRANTS, PUSHES, STREAMS, TABLES, UPDATES
 from dssp_bench.records.writer import FLUSH_EVERY_S, ROWS_PER_FLUSH, RecordWriter, complete, consolidate
 from tests.records import fake_run
 
@@ -247,6 +247,23 @@ def test_a_folder_without_records_is_completed_with_empty_ones(tmp_path: Path) -
     complete(tmp_path)
     assert RunRecords.open(tmp_path).finished
     assert len(RunRecords.open(tmp_path).pushes) == 0
+
+
+def test_a_kill_while_streams_are_removed_loses_nothing(tmp_path: Path) -> None:
+    for removed in range(len(STREAMS) + 1):
+        folder = tmp_path / str(removed)
+        writer = RecordWriter(folder)
+        fake_run.write(writer, fake_run.outcomes(DSSP(3, 15), pushes=200))
+        writer.flush()
+        streams = {name: (folder / f"{name}.arrows").read_bytes() for name in STREAMS}
+        writer.close()
+        before = RunRecords.open(folder).pushes
+        assert len(before) == 200
+        for name in list(STREAMS)[removed:]:
+            (folder / f"{name}.arrows").write_bytes(streams[name])
+        complete(folder)
+        pd.testing.assert_frame_equal(RunRecords.open(folder).pushes, before)
+        assert not list(folder.glob("*.arrows"))
 
 
 def test_what_a_killed_run_left_is_completed_and_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def summarise(
 
     - `pushes`, `updates`, `samples`: handled, applied, and pushes times batch size
     - `duration_s`: from the start to the last push, release, update or evaluation
-    - `startup_s`: as given, in wall time
+    - `startup_s`: as given, in wall time, without the imports of the command
     - `pushes_per_s`, `samples_per_s`: over the whole duration
 
     How well:

@@ -64,10 +64,10 @@ def bench(
     _check(max(parameters), max(counts), seconds, device)
     rule = _paradigm(paradigm)
 
-    start_fork_server(PRELOAD)
     found: list[Measured] = []
     try:
         with termination_as_interrupt():
+            start_fork_server(PRELOAD)
             for size, count in product(parameters, counts):
                 with _waiting(f"{_size(size)} parameters, {_workers(count)} ..."):
                     found.append(_measured(rule, size, count, seconds or turn_s(size, count), repeats, device))

@@ -17,6 +17,7 @@ from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.experiment.preload import PRELOAD
 from dssp_bench.experiment.spec import RunSpec, build_spec
+from dssp_bench.experiment.termination import termination_as_interrupt
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,6 +68,10 @@ class JobRunner:
 
     def run(self, job: Job) -> JobResult:
         """Run one experiment; in a sweep nothing that goes wrong with it is raised."""
+        with termination_as_interrupt():
+            return self._run(job)
+
+    def _run(self, job: Job) -> JobResult:
         if job.choices.get("engine") == "local":
             start_fork_server((*PRELOAD, "typer"))  # it imports torch while this process does
         from dssp_bench.experiment import run as experiment

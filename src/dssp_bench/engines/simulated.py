@@ -59,7 +59,7 @@ class SimulatedEngine(Engine):
         # A worker has one push under way, so its heap needs nothing but keys: with many workers, comparing is what
         # virtual time takes longest for, and whole numbers compare twice as fast as tuples.
         self._pushes: list[int] = []
-        self._takes = array("q", bytes(8 * len(layout.workers)))
+        self._takes = [0] * len(layout.workers)
         self._losses: list[float | None] = [None] * len(layout.workers)
         self._calendar: list[tuple[int, Event]] = []  # a heap of all other events
         self._caused = 0

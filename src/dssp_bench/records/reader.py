@@ -86,13 +86,17 @@ class RunRecords:
         return self._table(table, pa.schema([TABLES[table].field(name)]))[name]
 
     def numbers(self, table: str, name: str) -> npt.NDArray[Any]:
-        """One column of numbers as numpy, for a finished run read piece by piece: a long one's fits in memory once."""
+        """One column of numbers as numpy, for a finished run read piece by piece: a long one's fits in memory once.
+
+        Integers of which some may be missing are floats here.
+        """
+        dtype = float if name in NULLABLE_INTEGERS else TABLES[table].field(name).type.to_pandas_dtype()
         if not self.finished:
-            return np.asarray(self.column(table, name).to_numpy())
-        path, field = self.folder / f"{table}.parquet", TABLES[table].field(name)
+            return np.asarray(self.column(table, name).to_numpy(), dtype)
+        path = self.folder / f"{table}.parquet"
         with _readable(path), pq.ParquetFile(path) as file:
             _check(path, file.schema_arrow, TABLES[table])
-            values = np.empty(file.metadata.num_rows, field.type.to_pandas_dtype())
+            values = np.empty(file.metadata.num_rows, dtype)
             filled = 0
             for batch in file.iter_batches(columns=[name]):
                 values[filled : filled + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)

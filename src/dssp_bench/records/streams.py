@@ -36,7 +36,7 @@ def read_batches(
     while True:
         try:
             batch = stream.read_next_batch()
-        except (StopIteration, pa.ArrowInvalid, OSError):  # the end, or a last batch that was cut off
+        except (StopIteration, pa.ArrowException, OSError):  # the end, or a last batch that was cut off
             return
         yield batch
 

@@ -158,15 +158,24 @@ def consolidate(folder: Path) -> None:
         if name == "pushes":
             groups = late.merged_into_each(groups)
         write_whole(folder / f"{name}.parquet", partial(_write_parquet, groups, schema))
+    _remove_streams(folder)
+
+
+def _remove_streams(folder: Path) -> None:
     for name in STREAMS:
         (folder / f"{name}.arrows").unlink(missing_ok=True)
 
 
 def complete(folder: Path) -> None:
-    """Leave the finished files in a run's folder, whatever stands there: nothing, streams of a killed run, or these."""
-    if any((folder / f"{name}.arrows").exists() for name in STREAMS):
+    """Leave the finished files in a run's folder, whatever stands there: nothing, streams of a killed run, or these.
+
+    Once all finished files are there, streams beside them are what an interrupted removal left.
+    """
+    if all((folder / f"{name}.parquet").exists() for name in TABLES):
+        _remove_streams(folder)
+    elif any((folder / f"{name}.arrows").exists() for name in STREAMS):
         consolidate(folder)
-    elif not all((folder / f"{name}.parquet").exists() for name in TABLES):
+    else:
         RecordWriter(folder).close()
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 
+from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.engine import Limits
@@ -36,6 +37,7 @@ from dssp_bench.engines.status import Page, StatusPage, page_size
 
 _SNAPSHOTS = 4
 _PATIENCE_S = 5.0
+_UNKNOWN_EXIT = 255  # what multiprocessing says if the process that could tell is gone
 MOST_WORKERS = 100
 """A process can be handed 256 file descriptors at its start, and the server needs two for each worker."""
 
@@ -157,6 +159,8 @@ class LocalRun:
         if code is not None and code < 0:
             with suppress(ValueError):
                 return f"the server process was killed by {signal.Signals(-code).name}"
+        if code == _UNKNOWN_EXIT:
+            return "the process that started the server died, and the server with it"
         return f"the server process ended with exit code {code}"
 
     # --- starting ---
@@ -205,5 +209,8 @@ class LocalRun:
     def _launch(self, name: str, main: Callable[[Any], None], job: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=main, args=(job,), name=f"dssp-bench {name}", daemon=True)
-        process.start()
+        try:
+            process.start()
+        except (EOFError, BrokenPipeError, ConnectionError) as error:
+            raise DsspBenchError("the process that starts all others died; a new run starts it anew") from error
         self._processes.append(process)
