@@ -1,6 +1,8 @@
 """THE loop: workers push, the server decides, released workers pull, until the run is over."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from dssp_bench.core.coordinator import Coordinator
 from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Update, WorkerId
@@ -8,6 +10,8 @@ from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer
 from dssp_bench.engines.engine import Engine, Limits
 from dssp_bench.engines.observer import Observer
+
+_NEW_OBJECTS = 1_000_000
 
 
 def serve(
@@ -20,7 +24,7 @@ def serve(
 ) -> Nanoseconds:
     """Run one experiment on one engine; returns its duration. Without a server only the timing runs."""
     loop = _Loop(coordinator, engine, rates, server, observers)
-    with engine:
+    with engine, _garbage_looked_for_rarely():
         engine.start()
         loop.settle(coordinator.start())
         at = 0
@@ -33,6 +37,17 @@ def serve(
         for observer in observers:
             observer.on_finish(at)
     return at
+
+
+@contextmanager
+def _garbage_looked_for_rarely() -> Iterator[None]:
+    """Messages leave no cycles, and to look among those of ten thousand workers takes as long as to handle them."""
+    before = gc.get_threshold()
+    gc.set_threshold(_NEW_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class _Loop:

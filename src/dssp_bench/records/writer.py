@@ -28,13 +28,14 @@ from dssp_bench.records.files import write_whole
 from dssp_bench.records.schema import LATE, PUSHES, STREAMS, TABLES
 from dssp_bench.records.streams import Late, read_batches, read_stream
 
-ROWS_PER_FLUSH = 8192
+ROWS_PER_FLUSH = 32_768
 ROWS_PER_GROUP = 65_536
 FLUSH_EVERY_S = 1.0
 
 _WIDTH, _STALENESS, _HELD = len(PUSHES), PUSHES.get_field_index("staleness"), PUSHES.get_field_index("held_s")
 _ENTRIES_PER_FLUSH = ROWS_PER_FLUSH * _WIDTH
 _FEW_VALUES = {"worker", "lead", "staleness", "action", "threshold", "learning_rate", "pushes", "r_star"}
+_APPLY, _BUFFER = Use.APPLY, Use.BUFFER  # looking a member up takes long
 _ACTIONS = pa.array(["apply", "buffer", "drop"], pa.string())
 
 
@@ -118,36 +119,36 @@ class RecordWriter:
 
     def _expect_news(self, push: PushRecord) -> None:
         """Of the push that comes into the next row."""
+        worker, clock, _, _, _, staleness, _, _, held, use, _, _ = push
         row = self._flushed_pushes + len(self._pushes) // _WIDTH
-        if push.held is None:
-            self._unreleased[push.worker, push.clock] = row
-        if push.staleness is None and push.use is Use.BUFFER:
-            self._unapplied[push.worker, push.clock] = row
+        key = (worker, clock)
+        if held is None:
+            self._unreleased[key] = row
+        if staleness is None and use is _BUFFER:
+            self._unapplied[key] = row
 
     def _note_staleness(self, updates: Iterable[Update]) -> None:
-        """Of gradients that were buffered at an earlier push and are part of an update now."""
+        """Of gradients that were buffered at an earlier push and are part of an update now: in their rows, or late."""
+        rows, waiting, flushed = self._unapplied, self._pushes, self._flushed_pushes
         for update in updates:
             for message, staleness, _ in update.gradients:
-                row = self._unapplied.pop(message, None)
-                if row is not None:
-                    self._note_late(row, _STALENESS, staleness)
+                if (row := rows.pop(message, None)) is None:
+                    continue
+                if row >= flushed:
+                    waiting[(row - flushed) * _WIDTH + _STALENESS] = staleness
+                else:
+                    self._late += row, staleness, None
 
     def _note_holds(self, released: Iterable[Release]) -> None:
         """Of workers that were held at an earlier push and are released now."""
+        rows, waiting, flushed = self._unreleased, self._pushes, self._flushed_pushes
         for _, held, after in released:
-            row = self._unreleased.pop(after, None)
-            if row is not None:
-                self._note_late(row, _HELD, held)
-
-    def _note_late(self, row: int, column: int, value: int) -> None:
-        """Fill in what was not known of an earlier push: in its row, or as late news if that is flushed."""
-        waits = row - self._flushed_pushes
-        if waits >= 0:
-            self._pushes[waits * _WIDTH + column] = value
-        elif column == _STALENESS:
-            self._late += row, value, None
-        else:
-            self._late += row, None, value
+            if (row := rows.pop(after, None)) is None:
+                continue
+            if row >= flushed:
+                waiting[(row - flushed) * _WIDTH + _HELD] = held
+            else:
+                self._late += row, None, held
 
 
 def consolidate(folder: Path) -> None:
@@ -235,8 +236,7 @@ def _seconds(nanoseconds: Sequence[int | None]) -> pa.Array:
 
 def _push_columns(columns: Sequence[Any]) -> list[Any]:
     worker, clock, lead, pulled, version, staleness, at, compute, held, use, threshold, loss = columns
-    apply, buffer = Use.APPLY, Use.BUFFER  # looking a member up costs more than the rest of the line
-    actions = _ACTIONS.take(pa.array([0 if u is apply else 1 if u is buffer else 2 for u in use], pa.int8()))
+    actions = _ACTIONS.take(pa.array([0 if u is _APPLY else 1 if u is _BUFFER else 2 for u in use], pa.int8()))
     return [
         worker, clock, lead, pulled, version, staleness,
         _seconds(at), _seconds(compute), _seconds(held), actions, threshold, _losses(loss),
