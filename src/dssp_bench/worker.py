@@ -63,6 +63,10 @@ class Worker:
         self.iterations += 1
         return loss.detach()
 
+    def is_finite(self) -> bool:
+        """Whether the latest gradient and statistics hold neither NaN nor infinity, nor so much that their sum does."""
+        return all(bool(tensor.sum().isfinite()) for tensor in self._slot)
+
 
 def _generator(device: torch.device) -> torch.Generator:
     """What layers on this device draw from; torch.manual_seed would seed all devices, which takes long."""

@@ -128,6 +128,48 @@ def test_a_dropped_gradient_changes_nothing_and_has_no_staleness() -> None:
     assert coordinator.handle(Push(1, 2)).updates[0].version == 1
 
 
+@pytest.mark.parametrize(
+    "decision",
+    [
+        go(0),
+        go(0, Use.BUFFER),
+        Decision(Use.BUFFER, (0,), Flush.MEAN),
+        Decision(Use.BUFFER, (0,), {MessageId(0, 1): 0.5}),
+        Decision(Use.APPLY, (0,), weight=0.1),
+    ],
+)
+def test_a_gradient_that_is_not_finite_changes_nothing_whatever_the_paradigm_says(decision: Decision) -> None:
+    coordinator = started(2, decision, go(1))
+    outcome = coordinator.handle(Push(0, 1, finite=False))
+    assert outcome.push is not None
+    assert (outcome.push.use, outcome.push.staleness, outcome.updates, outcome.keep) == (Use.SKIP, None, (), ())
+    assert [release.worker for release in outcome.released] == [0]
+    assert (coordinator.view.version, coordinator.view.clocks[0], coordinator.view.buffered) == (0, 1, {})
+    assert coordinator.handle(Push(1, 2)).updates[0].version == 1
+
+
+def test_a_round_is_the_mean_of_those_gradients_that_are_finite() -> None:
+    coordinator = Coordinator(BSP(), range(3))
+    coordinator.start()
+    for infinite in (0, 2):
+        outcomes = [coordinator.handle(Push(worker, 1, finite=worker != infinite)) for worker in range(3)]
+        (update,) = outcomes[-1].updates
+        assert {applied.message.worker: applied.weight for applied in update.gradients} == {
+            worker: 0.5 for worker in range(3) if worker != infinite
+        }
+        assert sorted(release.worker for release in outcomes[-1].released) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("paradigm", [BSP(), SSP(0), SSP(1, held_gradients="merge_sum"), ASP(), DSSP(1, 2)])
+def test_a_run_without_a_finite_gradient_goes_on_without_an_update(paradigm: Paradigm) -> None:
+    coordinator = Coordinator(paradigm, range(2))
+    coordinator.start()
+    for clock in range(1, 6):
+        outcomes = [coordinator.handle(Push(worker, clock, finite=False)) for worker in range(2)]
+        assert sum(len(outcome.released) for outcome in outcomes) == 2
+    assert coordinator.view.version == 0
+
+
 def test_the_record_names_the_largest_lead_after_the_decision() -> None:
     class Learns(ASP):
         limit = 0

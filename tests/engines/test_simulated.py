@@ -310,9 +310,9 @@ def test_the_ratio_of_the_papers_pair_gives_its_number_of_updates_per_iteration_
 def test_a_gradient_is_computed_when_its_worker_is_released() -> None:
     computed: list[tuple[Nanoseconds, int]] = []
 
-    def compute(worker: int) -> float:
+    def compute(worker: int) -> tuple[float, bool]:
         computed.append((engine.now, worker))
-        return float(len(computed))
+        return float(len(computed)), True
 
     engine = SimulatedEngine(layout([1.0, 2.0]), SECOND, 1, compute=compute)
     seen = Seen()

@@ -1,12 +1,12 @@
 """Small experiments, and a network that makes trouble when it is told to."""
 
+import math
 import multiprocessing
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -82,6 +82,7 @@ class Troubled(ModelSource):
     evaluation_pause_s: float = 0.0
     raises_at: int | None = None  # the iteration, from 0
     evaluation_raises_at: int | None = None
+    nan_at: tuple[int, ...] = ()  # iterations whose result, and so loss and gradient, is none
     built: str = ""  # what happens when it is built in another process: raises, dies or sleeps
     cause: str = "the network is in trouble"
 
@@ -116,4 +117,4 @@ class _Network(nn.Module):
             raise ArithmeticError(trouble.cause)
         time.sleep(trouble.pause_s if self.training else trouble.evaluation_pause_s)
         result: Tensor = self.linear(inputs.flatten(1))
-        return torch.as_tensor(result)
+        return result * math.nan if self.training and self.calls - 2 in trouble.nan_at else result

@@ -53,6 +53,7 @@ def summarise(
     - `max_lead`: the largest lead seen at a push
     - `mean_staleness`, `p99_staleness`, `max_staleness`: of applied gradients; the 99th percentile is one of them
     - `dropped`: gradients that never changed the weights by decision
+    - `skipped`: gradients that never changed the weights because they were not finite
     - `grants`: how often DSSP's controller granted extra iterations
     """
     workers = lives_of(lambda name: records.numbers("pushes", name))
@@ -83,7 +84,7 @@ def summarise(
         "held_s": held,
         "max_lead": max_lead,
         **_staleness(records.column("pushes", "staleness").drop_null()),
-        "dropped": pc.sum(pc.equal(records.column("pushes", "action"), "drop"), min_count=0).as_py(),
+        **{f"{action}ped": _count(records, action) for action in ("drop", "skip")},
         "grants": len(records.column("grants", "at_s")),
     }
 
@@ -91,6 +92,11 @@ def summarise(
 def by_time(evaluations: pd.DataFrame) -> pd.DataFrame:
     """The evaluations in the order of the moments they speak of; their results may have come in another."""
     return evaluations.sort_values(["at_s", "version"], kind="stable", ignore_index=True)
+
+
+def _count(records: RunRecords, action: str) -> int:
+    count: int = pc.sum(pc.equal(records.column("pushes", "action"), action), min_count=0).as_py()
+    return count
 
 
 def _count_and_max(records: RunRecords, table: str, name: str) -> tuple[int, Any]:

@@ -4,6 +4,7 @@ What it guarantees, whatever the paradigm:
 
 - events are handled one at a time; within one, updates come first, then releases, then timers;
 - a version counts one applied update, and a gradient's staleness is measured when it is applied;
+- a gradient that is not finite is never applied nor buffered, and its worker goes on as with any other;
 - only held workers are released, and a worker that pushes while it is held is a ProtocolViolation that changes nothing;
 - a worker that left counts no longer, whoever waited for it is asked again, and its number never comes back, so that
   worker and clock name a gradient once and for all;
@@ -81,7 +82,7 @@ class Coordinator:
     # --- the four events ---
 
     def _on_push(self, push: Push) -> Outcome:
-        view, (worker, at, compute, loss) = self.view, push
+        view, (worker, at, compute, loss, finite) = self.view, push
         clocks = view.clocks
         pulled = self._pulled.get(worker)
         if pulled is None or worker in view.held:
@@ -91,9 +92,11 @@ class Coordinator:
         clock = clocks[worker]
         lead = clock - clocks.slowest
         decision = self.paradigm.on_push(push, view)
+        message = new(MessageId, (worker, clock))
+        if not finite:
+            decision = _without(decision, message)
         use, release, _, weight, timers, grant = decision
 
-        message = new(MessageId, (worker, clock))
         updates: tuple[Update, ...] = ()
         staleness = None
         if use is _APPLY:
@@ -216,3 +219,11 @@ class Coordinator:
     @property
     def _name(self) -> str:
         return type(self.paradigm).__name__
+
+
+def _without(decision: Decision, message: MessageId) -> Decision:
+    """The same decision, but this gradient, which is not finite, takes no part in it."""
+    flush = decision.flush
+    if isinstance(flush, Mapping):
+        flush = {other: weight for other, weight in flush.items() if other != message} or None
+    return decision._replace(use=Use.SKIP, flush=flush)

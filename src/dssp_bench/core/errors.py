@@ -6,6 +6,7 @@ DsspBenchError
 ├── ProtocolViolation    an engine broke the rules of the core; the core's state is untouched
 ├── InvalidDecision      a paradigm answered something impossible
 ├── Deadlock             nobody computes, nothing is pending, and the run is not over
+├── NotFinite            a gradient has a NaN or an infinity in it, and the run is to stop then
 ├── WorkerFailed         a worker process raised, or died
 └── RecordsError         a run folder cannot be read
 """
@@ -39,6 +40,10 @@ class InvalidDecision(DsspBenchError):
 
 class Deadlock(DsspBenchError):
     """No live worker is computing, no timer is pending, and the run is not over."""
+
+
+class NotFinite(DsspBenchError):
+    """A worker pushed a gradient with a NaN or an infinity in it, and the run is to stop then."""
 
 
 class WorkerFailed(DsspBenchError):

@@ -25,12 +25,16 @@ class MessageId(NamedTuple):
 
 
 class Push(NamedTuple):
-    """A worker finished an iteration and its gradient is complete at the server."""
+    """A worker finished an iteration and its gradient is complete at the server.
+
+    One that is not `finite`, with a NaN or an infinity in it, counts as a push and never changes the weights.
+    """
 
     worker: WorkerId
     at: Nanoseconds
     compute: Nanoseconds = 0
     loss: float | None = None
+    finite: bool = True
 
 
 class Left(NamedTuple):
@@ -66,6 +70,7 @@ class Use(Enum):
     APPLY = auto()
     BUFFER = auto()
     DROP = auto()
+    SKIP = auto()  # the core's own answer to a gradient that is not finite, whatever the paradigm says
 
 
 class Flush(Enum):

@@ -82,7 +82,7 @@ class Paradigm(ABC):
             release += self.released(view)
         if self.held_gradients == "apply":
             return new(Decision, (_APPLY, release, None, 1.0, (), None))
-        pushed = MessageId(push.worker, view.clocks[push.worker]) if proceeds else None
+        pushed = MessageId(push.worker, view.clocks[push.worker]) if proceeds and push.finite else None
         return Decision(Use.BUFFER, release, self.merged(release, view, pushed) if release else None)
 
     def on_leave(self, left: Left, view: View) -> Decision:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from dssp_bench.core.coordinator import Coordinator
 from dssp_bench.core.messages import Event, Nanoseconds, Timer, WorkerId
@@ -45,15 +45,23 @@ class Engine(ABC):
         self.close()
 
 
+OnNan = Literal["stop", "skip"]
+OnWorkerLoss = Literal["continue", "stop"]
+
+
 @dataclass
 class Limits:
-    """When a run ends: whichever comes first. `iterations` is every worker's share; a worker that did it leaves."""
+    """When a run ends: whichever comes first. `iterations` is every worker's share; a worker that did it leaves.
+
+    `on_nan` says whether a gradient that is not finite ends the run or is only left out.
+    """
 
     iterations: int | None = None
     pushes: int | None = None
     updates: int | None = None
     until: Nanoseconds | None = None
     stop_requested: bool = False
+    on_nan: OnNan = "skip"
 
     def reached(self, coordinator: Coordinator) -> bool:
         """Whether the run is over although there may be more events, such as a worker that would join later."""

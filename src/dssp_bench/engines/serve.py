@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dssp_bench.core.coordinator import Coordinator
+from dssp_bench.core.errors import NotFinite
 from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Update, WorkerId
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer
@@ -22,7 +23,10 @@ def serve(
     server: ParameterServer | None = None,
     observers: Sequence[Observer] = (),
 ) -> Nanoseconds:
-    """Run one experiment on one engine; returns its duration. Without a server only the timing runs."""
+    """Run one experiment on one engine; returns its duration. Without a server only the timing runs.
+
+    Raises NotFinite, and what the engine, the coordinator and the paradigm raise.
+    """
     loop = _Loop(coordinator, engine, rates, server, observers)
     with engine, _garbage_looked_for_rarely():
         engine.start()
@@ -34,9 +38,19 @@ def serve(
                 break
             at = event.at
             loop.handle(event, limits.iterations)
+            if type(event) is Push and not event.finite and limits.on_nan == "stop":
+                raise _not_finite(event, coordinator)
         for observer in observers:
             observer.on_finish(at)
     return at
+
+
+def _not_finite(push: Push, coordinator: Coordinator) -> NotFinite:
+    loss = "" if push.loss is None else f", loss {push.loss:g}"
+    return NotFinite(
+        f"the gradient of worker {push.worker} is not finite (push {coordinator.pushes:,} of the run{loss}); a smaller "
+        "optimizer.learning_rate may help, and on_nan=skip leaves such gradients out"
+    )
 
 
 @contextmanager

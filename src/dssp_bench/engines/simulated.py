@@ -21,7 +21,7 @@ from dssp_bench.engines.compute_time import Streams
 from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.layout import ClusterLayout
 
-Compute = Callable[[WorkerId], float | None]
+Compute = Callable[[WorkerId], tuple[float | None, bool]]
 
 _ORDER_BITS = 48
 
@@ -61,6 +61,7 @@ class SimulatedEngine(Engine):
         self._pushes: list[int] = []
         self._takes = [0] * len(layout.workers)
         self._losses: list[float | None] = [None] * len(layout.workers)
+        self._finite = [True] * len(layout.workers)
         self._calendar: list[tuple[int, Event]] = []  # a heap of all other events
         self._caused = 0
         self._worker_bits = len(layout.workers).bit_length()
@@ -101,7 +102,7 @@ class SimulatedEngine(Engine):
         self._now = at
         self._received = self._receive
         worker = heappop(pushes) & self._worker_mask
-        return new(Push, (worker, at, self._takes[worker], self._losses[worker]))
+        return new(Push, (worker, at, self._takes[worker], self._losses[worker], self._finite[worker]))
 
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Spend the server's time on the event, and start the iterations of the released workers."""
@@ -129,7 +130,7 @@ class SimulatedEngine(Engine):
             takes *= self._noise.next(worker)
         self._takes[worker] = compute = round(takes)
         if self._compute:
-            self._losses[worker] = self._compute(worker)
+            self._losses[worker], self._finite[worker] = self._compute(worker)
         heappush(self._pushes, self._key(at + compute + self._transit, worker))
 
     def _enter(self, at: Nanoseconds, event: Event) -> None:

@@ -247,6 +247,10 @@ class IdleWorker(Worker):
         self._check_pulls = check_pulls
         self._idle_s = idle_s
 
+    def is_finite(self) -> bool:
+        """The constant gradient is."""
+        return True
+
     def compute_gradient(self) -> Tensor:
         """Note the moment."""
         self._moments[self._made] = time.monotonic_ns()

@@ -51,6 +51,7 @@ def local_job(spec: RunSpec, plan: Plan, data: Data, folder: Path, device: str) 
         evaluation_device=device,
         target_accuracy=spec.stop.target_accuracy,
         options=spec.engine,
+        on_worker_loss=spec.on_worker_loss,
     )
 
 

@@ -39,6 +39,7 @@ def make_plan(spec: RunSpec, facts: DataFacts) -> Plan:
         pushes=spec.stop.pushes,
         updates=spec.stop.updates,
         until=None if spec.stop.seconds is None else round(spec.stop.seconds * SECOND),
+        on_nan=spec.on_nan,
     )
     rates = LearningRate(
         base=spec.optimizer.learning_rate,

@@ -195,6 +195,8 @@ def final_summary(
     if lost := summary.get("lost_workers"):
         names = ", ".join(run.worker_names[worker] for worker in lost)
         yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{names} died on the way; the others went on")
+    if skipped := summary.get("skipped"):
+        yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{skipped:,} gradients were not finite and left out")
     yield _labelled("records", _short_path(run.folder))
     elsewhere = "" if run.runs_dir == default_runs_dir() else f" --runs-dir {_short_path(run.runs_dir)}"
     yield _labelled("", f"`dssp-bench ui{elsewhere}` shows all runs")
@@ -209,7 +211,8 @@ def brief_summary(
         waiting = f"waiting {sum(shares) / len(shares):.0%}" if shares else ""
         facts = dict(_facts(run, summary))
         lost = "DEGRADED: workers died" if summary.get("lost_workers") else ""
-        parts = [facts["accuracy"], facts["time"].partition(",")[0], waiting, lost, _short_path(run.folder)]
+        skipped = f"DEGRADED: {summary['skipped']:,} gradients skipped" if summary.get("skipped") else ""
+        parts = [facts["accuracy"], facts["time"].partition(",")[0], waiting, lost, skipped, _short_path(run.folder)]
         yield Text("  " + "  ".join(part for part in parts if part))
 
 

@@ -33,12 +33,12 @@ def recorded_events(records: RunRecords) -> Iterator[Event]:
     if membership is None:
         raise RecordsError(f"{records.folder} does not say who left when: the run was killed, or failed")
     membership = list(membership)
-    columns = records.table("pushes").select(["worker", "arrived_s", "compute_s", "loss"]).to_pydict()
+    columns = records.table("pushes").select(["worker", "arrived_s", "compute_s", "loss", "action"]).to_pydict()
     rows = zip(*columns.values(), strict=True)
-    for number, (worker, arrived_s, compute_s, loss) in enumerate(rows):
+    for number, (worker, arrived_s, compute_s, loss, action) in enumerate(rows):
         while membership and membership[0]["after_pushes"] <= number:
             yield _member(membership.pop(0))
-        yield Push(worker, round(arrived_s * SECOND), round(compute_s * SECOND), loss)
+        yield Push(worker, round(arrived_s * SECOND), round(compute_s * SECOND), loss, action != "skip")
     yield from (_member(entry) for entry in membership)
 
 

@@ -21,6 +21,7 @@ import dssp_bench
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import ScheduleClock, ScheduleScale
+from dssp_bench.engines.engine import OnNan, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout, Device
 from dssp_bench.engines.options import EngineOptions, LocalOptions, ReplayOptions, SimulatedOptions
 
@@ -122,6 +123,8 @@ class _General(_Part):
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    on_nan: OnNan = "stop"
+    on_worker_loss: OnWorkerLoss = "continue"
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     runs_dir: str | None = None
 
@@ -155,6 +158,8 @@ class RunSpec:
     evaluation: EvaluationSpec
     batch_size: int
     seed: int
+    on_nan: OnNan
+    on_worker_loss: OnWorkerLoss
     name: str | None
     runs_dir: Path
     choices: dict[str, str] = field(default_factory=dict)
@@ -189,6 +194,8 @@ def build_spec(config: Mapping[str, Any], choices: Mapping[str, str] | None = No
         **parts,
         batch_size=general.batch_size,
         seed=general.seed,
+        on_nan=general.on_nan,
+        on_worker_loss=general.on_worker_loss,
         name=general.name,
         runs_dir=runs_dir,
         choices=dict(choices or {}),

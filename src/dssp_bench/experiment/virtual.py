@@ -92,10 +92,11 @@ class _Training:
             task, spec.evaluation.batch_size, device, weights, statistics
         )
 
-    def compute(self, worker: WorkerId) -> float:
-        """One iteration of one worker; its loss."""
+    def compute(self, worker: WorkerId) -> tuple[float, bool]:
+        """One iteration of one worker; its loss, and whether the gradient is finite."""
         self._workers[worker].attach()
-        return float(self._workers[worker].compute_gradient())
+        loss = float(self._workers[worker].compute_gradient())
+        return loss, self._workers[worker].is_finite()
 
 
 class _Ticker(Observer):

@@ -35,8 +35,8 @@ FLUSH_EVERY_S = 1.0
 _WIDTH, _STALENESS, _HELD = len(PUSHES), PUSHES.get_field_index("staleness"), PUSHES.get_field_index("held_s")
 _ENTRIES_PER_FLUSH = ROWS_PER_FLUSH * _WIDTH
 _FEW_VALUES = {"worker", "lead", "staleness", "action", "threshold", "learning_rate", "pushes", "r_star"}
-_APPLY, _BUFFER = Use.APPLY, Use.BUFFER  # looking a member up takes long
-_ACTIONS = pa.array(["apply", "buffer", "drop"], pa.string())
+_APPLY, _BUFFER, _DROP = Use.APPLY, Use.BUFFER, Use.DROP  # looking a member up takes long, and so does its hash
+_ACTIONS = pa.array([use.name.lower() for use in Use], pa.string())
 
 
 class RecordWriter:
@@ -236,7 +236,8 @@ def _seconds(nanoseconds: Sequence[int | None]) -> pa.Array:
 
 def _push_columns(columns: Sequence[Any]) -> list[Any]:
     worker, clock, lead, pulled, version, staleness, at, compute, held, use, threshold, loss = columns
-    actions = _ACTIONS.take(pa.array([0 if u is _APPLY else 1 if u is _BUFFER else 2 for u in use], pa.int8()))
+    numbers = [0 if u is _APPLY else 1 if u is _BUFFER else 2 if u is _DROP else 3 for u in use]
+    actions = _ACTIONS.take(pa.array(numbers, pa.int8()))
     return [
         worker, clock, lead, pulled, version, staleness,
         _seconds(at), _seconds(compute), _seconds(held), actions, threshold, _losses(loss),

@@ -20,6 +20,7 @@ class Kind(IntEnum):
     READY = 1  # a process can begin
     GO = 2  # start (or go on)
     PUSH = 3  # number: nanoseconds of computing; real: the batch's loss
+    NOT_FINITE = 4  # the same, but the gradient must not be applied
     STOP = 5  # stop at a safe point
     FAILED = 6  # body: a traceback
     SNAPSHOT = 7  # number: which snapshot

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dssp_bench.core.errors import WorkerFailed
 from dssp_bench.core.messages import SECOND, Event, Joined, Left, Nanoseconds, Push, Timer, TimerFired, WorkerId
-from dssp_bench.engines.engine import Engine
+from dssp_bench.engines.engine import Engine, OnWorkerLoss
 from dssp_bench.engines.local.channel import Channel, Kind, Message
 from dssp_bench.engines.local.crew import Copier, Crew
 from dssp_bench.engines.local.own_time import ServiceTimes
@@ -28,10 +28,10 @@ class LocalEngine(Engine):
     """Real time, real workers. A release copies one whole version of the weights for the worker, then wakes it.
 
     `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and
-    the driver); the run starts when they are ready too. A worker whose socket closes without a word has died:
-    that is an event, not an error, and its name goes to `lost`. A worker that raised sends its traceback first, and
-    that raises WorkerFailed here. The `crew`, if there is one, makes the copies; `times` is told what the server's time
-    goes to.
+    the driver); the run starts when they are ready too. A worker whose socket closes without a word has died: that is
+    an event, unless `on_worker_loss` is stop, and its name goes to `lost`. A worker that raised sends its traceback
+    first, and that raises WorkerFailed here. The `crew`, if there is one, makes the copies; `times` is told what the
+    server's time goes to.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class LocalEngine(Engine):
         others: dict[str, Channel] | None = None,
         on_message: Callable[[str, Message | None], None] | None = None,
         startup_timeout_s: float = 120.0,
+        on_worker_loss: OnWorkerLoss = "continue",
     ) -> None:
         self._posts = posts
         self._workers = len(posts)
@@ -54,6 +55,7 @@ class LocalEngine(Engine):
         self._on_message = on_message or (lambda _name, _message: None)
         self._times = times
         self._startup_timeout_s = startup_timeout_s
+        self._on_worker_loss = on_worker_loss
         self._selector = selectors.DefaultSelector()
         for worker, post in posts.items():
             self._selector.register(post.channel, selectors.EVENT_READ, worker)
@@ -156,11 +158,13 @@ class LocalEngine(Engine):
         if message is None:
             self.lost.append(source)
             self._forget(source)
+            if self._on_worker_loss == "stop":
+                raise WorkerFailed(f"worker {source} died; on_worker_loss=continue lets the others go on")
             return None if source in self._absent else Left(source, at)
         if message.kind is Kind.FAILED:
             raise _failure(source, message)
         self._times.lap("receive", 1)
-        return Push(source, at, message.number, message.real)
+        return Push(source, at, message.number, message.real, message.kind is Kind.PUSH)
 
     def _receive_ready(self, source: WorkerId | str) -> None:
         if isinstance(source, str):

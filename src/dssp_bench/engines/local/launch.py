@@ -16,7 +16,7 @@ import torch
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
-from dssp_bench.engines.engine import Limits
+from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
 from dssp_bench.engines.local.fork_server import start_fork_server
@@ -59,6 +59,7 @@ class LocalJob:
     evaluation_device: str
     target_accuracy: float | None
     options: LocalOptions
+    on_worker_loss: OnWorkerLoss = "continue"
 
 
 def devices(layout: ClusterLayout) -> list[str]:
@@ -194,7 +195,7 @@ class LocalRun:
             where, job.paradigm, job.layout, job.limits, job.rates, job.optimizer,
             SharedTensors.copy_of([parameters, statistics, momentum]), meetings,
             to_evaluator, snapshots, _SNAPSHOTS, job.evaluate_every, job.target_accuracy,
-            driver_end, status, job.recorder, job.options.startup_timeout_s,
+            driver_end, status, job.recorder, job.options.startup_timeout_s, job.on_worker_loss,
         )  # fmt: skip
 
         self._launch("server", run_server, server_job)

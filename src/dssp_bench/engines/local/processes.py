@@ -25,7 +25,7 @@ from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer, Slot, UpdateRule
 from dssp_bench.core.update import SGD
-from dssp_bench.engines.engine import Limits
+from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message
 from dssp_bench.engines.local.crew import Copier, Crew, StripedUpdate, threads_for
@@ -104,6 +104,7 @@ class ServerJob:
     status: SharedTensors
     recorder: Callable[[], Recorder]
     startup_timeout_s: float
+    on_worker_loss: OnWorkerLoss
 
 
 # --- a worker ---
@@ -123,13 +124,14 @@ def run_worker(job: WorkerJob) -> None:
             if weights is not slot_weights:
                 weights.copy_(slot_weights)
             loss = worker.compute_gradient()
+            kind = Kind.PUSH if worker.is_finite() else Kind.NOT_FINITE
             if local_slot is not slot:
                 _copy_slot(slot, local_slot)
             loss_value = _synchronised(loss)
             slowdown = job.layout.slowdown(job.worker, began - message.number)
             compute = round((own_time.now() - own_began) * slowdown)
             _sleep_until(began + compute)  # what it had to wait for a core is part of its sleep
-            if not job.channel.send(Kind.PUSH, compute, loss_value):
+            if not job.channel.send(kind, compute, loss_value):
                 return
 
 
@@ -250,6 +252,7 @@ class _Server:
             others={"evaluator": job.evaluator, "driver": job.driver},
             on_message=self._on_message,
             startup_timeout_s=job.startup_timeout_s,
+            on_worker_loss=job.on_worker_loss,
         )
 
     def run(self) -> None:
