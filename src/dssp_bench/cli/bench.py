@@ -176,7 +176,7 @@ def _print(found: Sequence[Measured]) -> None:
 
 def _table(found: Sequence[Measured]) -> Table:
     rates, shares = ["round\ntrips/s", "p50\nms", "p99\nms", "CPU\nms"], ["of\nlimit", "of\nmemcpy", "spread"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for heading in ["parameters", "workers", *rates, *shares, "weights"]:
         table.add_column(heading, justify="right", no_wrap=True)
     for each in found:
