@@ -245,3 +245,16 @@ def test_what_was_trained_through_the_server_evaluates_as_what_an_ordinary_loop_
     bind_statistics(model, server.statistics)
     inputs, labels = next(batches(99, size=200))
     assert (model.eval()(inputs).argmax(1) == labels).float().mean() > 0.7
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace_in_the_next_ones_statistics() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    weights, statistics = flat_parameters(model), flat_statistics(model)
+    good = (torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 0, 1]))
+    bad = (torch.full((4, 1, 2, 2), float("nan")), good[1])
+    slot = Slot(torch.zeros_like(weights), torch.zeros_like(statistics))
+    worker = Worker(model, iter([bad, good]), nn.functional.cross_entropy, weights, slot, lambda _: 1)
+    worker.compute_gradient()
+    assert not worker.is_finite()
+    worker.compute_gradient()
+    assert worker.is_finite()

@@ -58,6 +58,7 @@ class Worker:
         self._generator.manual_seed(self._seed_of(self.iterations))
         inputs, targets = next(self._batches)
         self._slot.gradient.zero_()
+        self._slot.statistics.zero_()  # the layers multiply what is there by 0, which a NaN survives
         loss = self._loss(self._model(inputs), targets)
         torch.autograd.backward(loss)
         self.iterations += 1

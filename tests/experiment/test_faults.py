@@ -54,6 +54,13 @@ def test_or_it_is_left_out_and_the_weights_stay_finite(engine: str, paradigm: st
     assert again.summary["different_rows"] == {"pushes": 0, "updates": 0, "grants": 0}
 
 
+def test_a_run_that_only_skips_ends(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"optimizer": {"learning_rate": 1e30}, "stop": {"updates": 20}, "on_nan": "skip"}
+    result = run(spec(tmp_path, "asp", **changes))
+    assert result.status == "failed"
+    assert result.error.startswith("the last 1,001 gradients were not finite")
+
+
 @pytest.mark.processes
 def test_a_worker_that_dies_ends_the_run_if_that_is_wanted(tmp_path: Path) -> None:
     watched = Watched(lambda: kill("slow"), after_pushes=4)

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from dssp_bench.core.coordinator import Coordinator
 from dssp_bench.core.errors import NotFinite
@@ -13,6 +13,7 @@ from dssp_bench.engines.engine import Engine, Limits
 from dssp_bench.engines.observer import Observer
 
 _NEW_OBJECTS = 1_000_000
+_MOST_SKIPPED = 1_000  # gradients in a row that are not finite; nothing good comes after that
 
 
 def serve(
@@ -28,24 +29,28 @@ def serve(
     Raises NotFinite, and what the engine, the coordinator and the paradigm raise.
     """
     loop = _Loop(coordinator, engine, rates, server, observers)
-    with engine, _garbage_looked_for_rarely():
+    with engine, _garbage_looked_for_rarely() if server is None else nullcontext():
         engine.start()
         loop.settle(coordinator.start())
-        at = 0
+        at = skipped = 0
         while not limits.reached(coordinator):
             event = engine.next_event(limits.until)
             if event is None:
                 break
             at = event.at
             loop.handle(event, limits.iterations)
-            if type(event) is Push and not event.finite and limits.on_nan == "stop":
-                raise _not_finite(event, coordinator)
+            if type(event) is Push:
+                skipped = 0 if event.finite else skipped + 1
+                if skipped and (limits.on_nan == "stop" or skipped > _MOST_SKIPPED):
+                    raise _not_finite(event, coordinator, skipped)
         for observer in observers:
             observer.on_finish(at)
     return at
 
 
-def _not_finite(push: Push, coordinator: Coordinator) -> NotFinite:
+def _not_finite(push: Push, coordinator: Coordinator, skipped: int) -> NotFinite:
+    if skipped > 1:
+        return NotFinite(f"the last {skipped:,} gradients were not finite; a smaller optimizer.learning_rate may help")
     loss = "" if push.loss is None else f", loss {push.loss:g}"
     return NotFinite(
         f"the gradient of worker {push.worker} is not finite (push {coordinator.pushes:,} of the run{loss}); a smaller "
