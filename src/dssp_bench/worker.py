@@ -19,7 +19,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Worker:
     """Computes gradients of one network, on weights [P] that somebody else fills, into a slot that somebody else reads.
 
-    `seed_of` gives the seed of an iteration's own randomness (dropout), by the number of the iteration from 0.
+    `seed_of` gives the seed of an iteration's own randomness (dropout), by the number of the iteration; `iterations` is
+    the first one's.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Worker:
         weights: Tensor,
         slot: Slot,
         seed_of: Callable[[int], int],
+        iterations: int = 0,
     ) -> None:
         self._model = model.train()
         self._batches = batches
@@ -37,7 +39,7 @@ class Worker:
         self._slot = slot
         self._seed_of = seed_of
         self._generator = _generator(weights.device)
-        self.iterations = 0
+        self.iterations = iterations
         bind_parameters(model, weights)
         self.attach()
 

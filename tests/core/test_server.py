@@ -26,6 +26,9 @@ class Written:
     def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
         self.steps.append((weighted_sum(gradients).tolist(), learning_rate))
 
+    def state(self) -> list[Tensor]:
+        return []
+
 
 def slot(*gradient: float, statistics: tuple[float, ...] = ()) -> Slot:
     return Slot(torch.tensor(gradient, dtype=torch.float32), torch.tensor(statistics))
@@ -98,6 +101,9 @@ def test_a_gradient_comes_to_the_device_of_the_weights() -> None:
 
         def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
             self.device = gradients[0][0].device.type
+
+        def state(self) -> list[Tensor]:
+            return []
 
     rule = Looks()
     server = ParameterServer(torch.zeros(2, device="meta"), rule, {0: slot(1, 2)})

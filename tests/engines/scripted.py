@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 from dssp_bench.core.messages import Event, Joined, Left, Nanoseconds, Outcome, Push, Timer, WorkerId
 from dssp_bench.core.update import Weighted, weighted_sum
 from dssp_bench.engines.engine import Engine
@@ -97,6 +99,10 @@ class Written:
     def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
         self.log.append("apply")
         self.steps.append((weighted_sum(gradients).tolist(), learning_rate))
+
+    def state(self) -> list[Tensor]:
+        """Nothing is remembered."""
+        return []
 
 
 def turns(*workers: WorkerId) -> list[Event]:

@@ -234,8 +234,8 @@ class TestContenders:
 class WrongGradient(IdleWorkers):
     """Its workers' gradient has one entry that is twice what it should be."""
 
-    def __call__(self, worker: int, device: str, weights: Tensor, slot: Slot) -> IdleWorker:
-        made = super().__call__(worker, device, weights, slot)
+    def __call__(self, worker: int, device: str, weights: Tensor, slot: Slot, iterations: int) -> IdleWorker:
+        made = super().__call__(worker, device, weights, slot, iterations)
         slot.gradient[500] *= 2
         return made
 
@@ -243,7 +243,7 @@ class WrongGradient(IdleWorkers):
 class NoWorkers(IdleWorkers):
     """Cannot make workers."""
 
-    def __call__(self, worker: int, device: str, weights: Tensor, slot: Slot) -> IdleWorker:
+    def __call__(self, worker: int, device: str, weights: Tensor, slot: Slot, iterations: int) -> IdleWorker:
         raise RuntimeError("nobody wants to work")
 
 

@@ -1,10 +1,12 @@
 """What the writer leaves on disk: while the run goes on, after it, and after a kill."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +278,105 @@ def test_what_a_killed_run_left_is_completed_and_a_finished_run_stays_as_it_is(t
     complete(tmp_path)
     assert (tmp_path / "pushes.parquet").stat().st_mtime_ns == before
     assert len(RunRecords.open(tmp_path).pushes) == 1
+
+
+class FullDisk:
+    """Takes so many bytes and then no more, until there is room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._write = os.pwrite
+
+    def pwrite(self, file: int, content: memoryview, position: int) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._write(file, content[: self.room], position)
+        self.room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 1, 700, 5_000])
+def test_a_full_disk_costs_nothing_and_nobody_waits_for_it(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_run.finished(tmp_path / "whole", DSSP(3, 15), pushes=300)
+    disk = FullDisk(room)
+    monkeypatch.setattr(os, "pwrite", disk.pwrite)
+    writer = RecordWriter(tmp_path / "full")
+    fake_run.write(writer, fake_run.outcomes(DSSP(3, 15), pushes=300), evaluate_every=15, flush_every=10)
+    assert writer.positions() is None
+    assert [record.message for record in caplog.records] == [
+        "the records wait in memory until they can be written: [Errno 28] No space left on device"
+    ]
+    disk.room = 1 << 30
+    writer.flush()
+    assert len(RunRecords.open(tmp_path / "full").pushes) == 300
+    assert writer.positions() is not None
+    writer.close()
+    for name in TABLES:
+        whole, full = ((tmp_path / folder / f"{name}.parquet").read_bytes() for folder in ("whole", "full"))
+        assert whole == full, name
+
+
+def test_what_a_reader_sees_of_a_run_on_a_full_disk_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk(6_000)
+    monkeypatch.setattr(os, "pwrite", disk.pwrite)
+    writer = RecordWriter(tmp_path)
+    fake_run.write(writer, fake_run.outcomes(ASP(), pushes=300), flush_every=10)
+    seen = RunRecords.open(tmp_path).pushes
+    assert 0 < len(seen) < 300
+    assert len(seen) % 10 == 0
+    disk.room = 1 << 30
+    writer.close()
+
+
+def test_at_the_end_it_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FullDisk(0)
+    monkeypatch.setattr(os, "pwrite", disk.pwrite)
+    waits: list[float] = []
+
+    def somebody_makes_room(seconds: float) -> None:
+        waits.append(seconds)
+        disk.room = 1 << 30 if len(waits) == 3 else 0
+
+    monkeypatch.setattr(time, "sleep", somebody_makes_room)
+    writer = RecordWriter(tmp_path)
+    fake_run.write(writer, fake_run.outcomes(ASP(), pushes=50))
+    writer.close()
+    assert len(waits) == 3
+    assert len(RunRecords.open(tmp_path).pushes) == 50
+
+
+def test_other_trouble_with_the_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RecordWriter(tmp_path)
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    fake_run.write(writer, fake_run.outcomes(ASP(), pushes=5))
+    with pytest.raises(OSError, match="Input/output error"):
+        writer.close()
+
+
+@pytest.mark.parametrize("paradigm", [ASP(), BSP(), MERGING, DSSP(3, 15)], ids=lambda p: type(p).__name__)
+def test_a_writer_goes_on_where_another_one_was_and_nobody_can_tell(tmp_path: Path, paradigm: Paradigm) -> None:
+    run = list(fake_run.outcomes(paradigm, pushes=300))
+    whole = RecordWriter(tmp_path / "whole")
+    fake_run.write(whole, iter(run), flush_every=0)
+    whole.close()
+    folder = tmp_path / "left"
+    first = RecordWriter(folder)
+    fake_run.write(first, iter(run[:101]), flush_every=7)
+    positions = first.positions()
+    fake_run.write(first, iter(run[101:140]))  # lost, and cut off
+    first.flush()
+    second = RecordWriter(folder, go_on_at=positions)
+    written = second.on_outcome
+    for number, outcome in enumerate(run):
+        if number == 101:
+            second.relived()
+        written(outcome, [0.1] * len(outcome.updates))
+    second.close()
+    for name in ("pushes", "updates", "grants"):
+        assert (folder / f"{name}.parquet").read_bytes() == (tmp_path / "whole" / f"{name}.parquet").read_bytes(), name

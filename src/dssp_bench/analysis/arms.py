@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from dssp_bench.records.reader import RunRecords
 
-_WITHOUT_EFFECT = ("seed", "name", "runs_dir", "tracking", "choices", "dataset.root")
+_WITHOUT_EFFECT = ("seed", "name", "runs_dir", "tracking", "checkpoint", "choices", "dataset.root")
+_UNLESS_SAID = {"on_nan": "stop", "on_worker_loss": "continue"}  # keys that older records do not have
 _NUMBER_OR_TEXT = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?|\D+"
 _FIRST = ("bsp", "asp", "ssp", "dssp")
 
@@ -64,7 +65,12 @@ def seed_of(run: RunRecords) -> int:
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says that can change a run's numbers, except the seed; flat, with dotted keys."""
-    return {key: value for key, value in flat(config).items() if not {key, key.partition(".")[0]} & {*_WITHOUT_EFFECT}}
+    return {key: value for key, value in flat(config).items() if _counts(key, value)}
+
+
+def _counts(key: str, value: Any) -> bool:
+    by_default = key in _UNLESS_SAID and value == _UNLESS_SAID[key]
+    return not (by_default or {key, key.partition(".")[0]} & {*_WITHOUT_EFFECT})
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:

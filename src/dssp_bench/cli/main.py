@@ -237,6 +237,23 @@ def bench(
 
 
 @app.command()
+def resume(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under the runs folder.")],
+    runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
+) -> None:
+    """Go on with a run that was interrupted, killed or failed, from its newest valid checkpoint.
+
+    It goes on in its own folder and in its own run of MLflow. In virtual time
+    it ends as if nothing had happened, to the byte; real processes go on with
+    the weights, the optimizer, the clocks and the data that they had.
+    """
+    from dssp_bench.cli.resume import resume as go_on
+
+    with _mistakes_shown():
+        raise typer.Exit(go_on(run, runs_dir))
+
+
+@app.command()
 def ui(
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page, which only this machine can open.")] = 5000,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dssp_bench.experiment.reports import Plan, Told
 
 _NAMES = (*STUDIES, "table1", "all")
-_WITHOUT_EFFECT = ("runs_dir", "tracking", "dataset.root", "name")
+_WITHOUT_EFFECT = ("runs_dir", "tracking", "checkpoint", "dataset.root", "name")
 
 
 @dataclass(frozen=True)

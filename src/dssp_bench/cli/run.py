@@ -80,7 +80,7 @@ class JobRunner:
             _announce(job)
         try:
             spec = make_spec(job)
-            result = experiment.run(spec, _watchers(spec, in_sweep=job.sweep is not None))
+            result = experiment.run(spec, watchers(spec, in_sweep=job.sweep is not None))
         except DsspBenchError as error:
             return self.refuse(job.label, error, in_sweep=job.sweep is not None)
         except Exception as error:  # a bug in this program or in a user's paradigm; the other runs may do without it
@@ -122,7 +122,8 @@ def _refuse_what_the_record_says(overrides: Sequence[str]) -> None:
             raise ConfigurationError(key, "has no place in a replay", hint)
 
 
-def _watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
+def watchers(spec: RunSpec, in_sweep: bool) -> list[Any]:
+    """Who watches a run: the terminal, and whoever the specification names."""
     from dssp_bench.experiment.progress import choose  # with pandas, which `--cfg` and errors do without
     from dssp_bench.experiment.tracking import tracking
 

@@ -1,6 +1,7 @@
 """The data plane: it owns the flat weights and the optimizer state, and carries out what the coordinator decided."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 import torch
@@ -25,6 +26,9 @@ class UpdateRule(Protocol):
 
     def apply(self, gradients: Sequence[Weighted], learning_rate: float) -> None:
         """Change the weights in place by one or more flat gradients, each with its weight."""
+
+    def state(self) -> list[Tensor]:
+        """The flat tensors that it remembers, in the order of the weights; who writes into them changes it."""
 
 
 class ParameterServer:
@@ -56,7 +60,32 @@ class ParameterServer:
         for update, learning_rate in zip(outcome.updates, learning_rates, strict=True):
             self._apply(update, learning_rate)
         for message in outcome.keep:
-            self._kept[message] = Slot(*(tensor.clone() for tensor in self._slots[message.worker]))
+            if message not in self._kept:
+                self._kept[message] = Slot(*(tensor.clone() for tensor in self._slots[message.worker]))
+
+    def tensors(self, buffered: Iterable[MessageId]) -> dict[str, Tensor]:
+        """All that the next updates depend on, with these gradients that wait for one, by name: copies on the CPU."""
+        named = {"weights": self.weights, "statistics": self.statistics, "optimizer": _joined(self._rule.state())}
+        for message in buffered:
+            slot = self._kept.get(message) or self._slots[message.worker]
+            named |= {f"kept.{message.worker}.{message.clock}.{part}": t for part, t in slot._asdict().items()}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in named.items()}
+
+    def digest(self) -> str:
+        """The SHA-256 of the weights, by which two runs can be told to have come to the same."""
+        return sha256(self.weights.cpu().numpy().data).hexdigest()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave earlier."""
+        self.weights.copy_(tensors["weights"])
+        self.statistics.copy_(tensors["statistics"])
+        offset = 0
+        for part in self._rule.state():
+            part.copy_(tensors["optimizer"][offset : offset + part.numel()])
+            offset += part.numel()
+        for message in {MessageId(*map(int, name.split(".")[1:3])) for name in tensors if name.startswith("kept.")}:
+            kept = [tensors[f"kept.{message.worker}.{message.clock}.{part}"] for part in Slot._fields]
+            self._kept[message] = Slot(*(tensor.to(self.weights.device, copy=True) for tensor in kept))
 
     def _apply(self, update: Update, learning_rate: float) -> None:
         slots = [(self._take(applied.message), applied.weight) for applied in update.gradients]
@@ -70,3 +99,7 @@ class ParameterServer:
         slot = self._kept.pop(message, None) or self._slots[message.worker]
         device = self.weights.device
         return slot if slot.gradient.device == device else Slot(*(tensor.to(device) for tensor in slot))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if parts else torch.empty(0)

@@ -42,6 +42,10 @@ class SGD:
             gradient = self._sum = weighted_sum(gradients, self._sum)
         torch._fused_sgd_(self._weights, [gradient], self._velocity, lr=learning_rate, **self._options)
 
+    def state(self) -> list[Tensor]:
+        """The velocity [P], if there is momentum."""
+        return self._velocity
+
 
 def weighted_sum(parts: Sequence[Weighted], out: Tensor | None = None) -> Tensor:
     """The sum of tensors, each times its weight, in `out` if there is one."""

@@ -1,7 +1,7 @@
 """Observers: what watches a run from inside the server loop, and never changes it."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from dssp_bench.core.messages import Evaluation, Joined, Left, Nanoseconds, Outcome
 
@@ -15,6 +15,9 @@ class Observer:
     def on_membership(self, event: Left | Joined, pushes: int) -> None:
         """A worker left or joined after so many pushes of the whole run."""
 
+    def on_rest(self, at: Nanoseconds) -> None:
+        """An event was handled, and everyone whom it released has begun; nothing is half done."""
+
     def on_finish(self, at: Nanoseconds) -> None:
         """The loop is over; the weights are final."""
 
@@ -27,6 +30,12 @@ class Recorder(Protocol):
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Keep the evaluation of one snapshot."""
+
+    def positions(self) -> dict[str, int] | None:
+        """Where each file ends that holds all that was kept so far; None if they cannot be written now."""
+
+    def relived(self) -> None:
+        """What was kept so far is in the files of an earlier part of the run; what comes is new."""
 
     def close(self) -> None:
         """The run is over: finish the files."""
@@ -66,6 +75,15 @@ class Snapshots(Observer):
         """Take the last snapshot, unless nothing has changed since the latest one."""
         if self._taken != (self._version, self._pushes):
             self._try(at)
+
+    def state(self) -> dict[str, Any]:
+        """What the next snapshots depend on."""
+        return {"pushes": self._pushes, "version": self._version, "next": self._next, "taken": self._taken}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave earlier."""
+        self._pushes, self._version, self._next = state["pushes"], state["version"], state["next"]
+        self._taken = None if state["taken"] is None else (state["taken"][0], state["taken"][1])
 
     def _try(self, at: Nanoseconds) -> bool:
         taken = self._take(at, self._version, self._pushes * self._batch_size)

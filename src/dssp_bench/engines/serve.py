@@ -23,22 +23,29 @@ def serve(
     rates: LearningRate,
     server: ParameterServer | None = None,
     observers: Sequence[Observer] = (),
+    left_at: Nanoseconds | None = None,
 ) -> Nanoseconds:
     """Run one experiment on one engine; returns its duration. Without a server only the timing runs.
 
-    Raises NotFinite, and what the engine, the coordinator and the paradigm raise.
+    A run that was left goes on with the coordinator, the server and the observers as they were at that moment. Raises
+    NotFinite, and what the engine, the coordinator and the paradigm raise.
     """
     loop = _Loop(coordinator, engine, rates, server, observers)
+    rest = [observer.on_rest for observer in observers if type(observer).on_rest is not Observer.on_rest]
     with engine, _garbage_looked_for_rarely() if server is None else nullcontext():
         engine.start()
-        loop.settle(coordinator.start())
-        at = skipped = 0
+        if left_at is None:
+            loop.settle(coordinator.start())
+        at = left_at or 0
+        skipped = 0
         while not limits.reached(coordinator):
             event = engine.next_event(limits.until)
             if event is None:
                 break
             at = event.at
             loop.handle(event, limits.iterations)
+            for take_a_rest in rest:
+                take_a_rest(at)
             if type(event) is Push:
                 skipped = 0 if event.finite else skipped + 1
                 if skipped and (limits.on_nan == "stop" or skipped > _MOST_SKIPPED):

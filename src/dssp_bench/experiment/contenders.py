@@ -229,7 +229,7 @@ class IdleWorkers:
     check_pulls: bool
     idle_s: float
 
-    def __call__(self, worker: int, device: str, weights: Tensor, slot: Slot) -> "IdleWorker":
+    def __call__(self, worker: int, device: str, weights: Tensor, slot: Slot, iterations: int) -> "IdleWorker":
         """The worker with this number; its gradient is in its slot from now on."""
         slot.gradient.fill_(GRADIENT)
         synchronise(device)

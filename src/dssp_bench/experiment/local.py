@@ -1,12 +1,15 @@
 """A run in real processes, seen from the driver."""
 
+import logging
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import SECOND, Evaluation
+from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.local.channel import Kind, Message
 from dssp_bench.engines.local.launch import LocalJob, LocalRun
 from dssp_bench.engines.options import LocalOptions
@@ -20,14 +23,26 @@ from dssp_bench.tasks.task import Data, Task
 
 _PAGES_PER_S = 4.0
 _RECORDS_EVERY_S = 5.0
+_log = logging.getLogger(__name__)
 _RECORDS_SHARE = 50.0  # a long run's records take long to read, and the workers need the cores
 
 
 def run_locally(
-    spec: RunSpec, plan: Plan, data: Data, folder: Path, watchers: Watchers, info: RunInfo, device: str
+    spec: RunSpec,
+    plan: Plan,
+    data: Data,
+    folder: Path,
+    watchers: Watchers,
+    info: RunInfo,
+    device: str,
+    checkpoints: CheckpointPlan | None = None,
+    past: Past | None = None,
 ) -> dict[str, Any]:
     """Run to the end; returns what only the server knows. Ctrl-C ends it at a safe point. Raises DsspBenchError."""
-    with LocalRun(local_job(spec, plan, data, folder, device)) as local:
+    job = replace(local_job(spec, plan, data, folder, device), checkpoints=checkpoints, past=past)
+    if past:
+        job.recorder = partial(RecordWriter, folder, go_on_at=past.positions)
+    with LocalRun(job) as local:
         watchers.start(info)  # while the processes start
         local.go()
         return _Conversation(local, watchers, folder).to_the_end()
@@ -101,6 +116,8 @@ class _Conversation:
             self._started_at = message.number
         elif message.kind is Kind.EVALUATED:
             self._watchers.evaluation(Evaluation(*message.json()))
+        elif message.kind is Kind.WARNING:
+            _log.warning("%s", message.text())
         elif message.kind is Kind.FAILED:
             raise DsspBenchError(message.text())
 

@@ -50,12 +50,11 @@ class WorkerMaker:
     seed: int
     workers: int
 
-    def __call__(self, worker: WorkerId, device: str, weights: Tensor, slot: Slot) -> Worker:
-        """The worker with this number, on weights and a slot that live on its device."""
+    def __call__(self, worker: WorkerId, device: str, weights: Tensor, slot: Slot, iterations: int) -> Worker:
+        """The worker with this number, on weights and a slot that live on its device, after so many iterations."""
         task = Task(self.source, self.data.data)
-        made = make_worker(
-            task, task.build_model(self.seed), self.batch_size, self.seed, self.workers, worker, weights, slot
-        )
+        model = task.build_model(self.seed)
+        made = make_worker(task, model, self.batch_size, self.seed, self.workers, worker, weights, slot, iterations)
         examples = min(self.batch_size, task.data.examples)
         inputs = torch.zeros(examples, *task.data.input_shape, device=device)
         made.warm_up((inputs, torch.zeros(examples, dtype=torch.int64, device=device)))
@@ -71,10 +70,11 @@ def make_worker(
     worker: WorkerId,
     weights: Tensor,
     slot: Slot,
+    iterations: int = 0,
 ) -> Worker:
     """One worker on one network, which it may share with others if it attaches before each iteration."""
     indices = shard(task.data.examples, workers, worker, seed)
-    batches = Batches(task.data, indices, batch_size, seed, worker, weights.device)
+    batches = Batches(task.data, indices, batch_size, seed, worker, weights.device, iterations)
     return Worker(
         model.to(weights.device),
         batches,
@@ -82,6 +82,7 @@ def make_worker(
         weights,
         slot,
         lambda iteration: stream_seed(seed, "iteration", worker, iteration),
+        iterations,
     )
 
 

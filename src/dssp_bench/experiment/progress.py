@@ -192,12 +192,14 @@ def final_summary(
             yield _labelled(label, text)
     for i, line in enumerate(_worker_lines(run, summary, leads)):
         yield _labelled("workers" if i == 0 else "", line)
-    if lost := summary.get("lost_workers"):
+    if status != "failed" and (lost := summary.get("lost_workers")):
         names = ", ".join(run.worker_names[worker] for worker in lost)
         yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{names} died on the way; the others went on")
-    if skipped := summary.get("skipped"):
+    if status != "failed" and (skipped := summary.get("skipped")):
         yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{skipped:,} gradients were not finite and left out")
     yield _labelled("records", _short_path(run.folder))
+    if (run.folder / "checkpoints").exists():
+        yield _labelled("", f"`dssp-bench resume {_short_path(run.folder)}` goes on from the newest checkpoint")
     elsewhere = "" if run.runs_dir == default_runs_dir() else f" --runs-dir {_short_path(run.runs_dir)}"
     yield _labelled("", f"`dssp-bench ui{elsewhere}` shows all runs")
 

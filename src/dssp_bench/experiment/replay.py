@@ -1,6 +1,6 @@
 """A recorded run through the core once more: does the same paradigm decide the same?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,13 @@ def recorded_events(records: RunRecords) -> Iterator[Event]:
     membership = (records.summary or {}).get("membership")
     if membership is None:
         raise RecordsError(f"{records.folder} does not say who left when: the run was killed, or failed")
+    return events_of(records.table("pushes"), membership)
+
+
+def events_of(pushes: pa.Table, membership: Iterable[dict[str, Any]]) -> Iterator[Event]:
+    """Pushes, and who left and joined between them."""
     membership = list(membership)
-    columns = records.table("pushes").select(["worker", "arrived_s", "compute_s", "loss", "action"]).to_pydict()
+    columns = pushes.select(["worker", "arrived_s", "compute_s", "loss", "action"]).to_pydict()
     rows = zip(*columns.values(), strict=True)
     for number, (worker, arrived_s, compute_s, loss, action) in enumerate(rows):
         while membership and membership[0]["after_pushes"] <= number:

@@ -1,5 +1,6 @@
 """One experiment, from its specification to a finished folder: the only place where everything meets."""
 
+import json
 import logging
 import multiprocessing
 import time
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from dssp_bench.analysis.arms import fingerprint
 from dssp_bench.analysis.summary import summarise
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.messages import SECOND
+from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, transports
@@ -27,12 +30,15 @@ from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.preload import PRELOAD
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
+from dssp_bench.experiment.resume import left_spec, left_state, where_it_was_left
 from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.termination import interrupt_deferred, termination_as_interrupt
 from dssp_bench.experiment.virtual import run_in_virtual_time
 from dssp_bench.experiment.watcher import RunInfo, Status, Watcher
 from dssp_bench.experiment.watchers import Watchers
-from dssp_bench.records.files import write_json, write_yaml
+from dssp_bench.records.checkpoints import CheckpointStore, remove_checkpoints
+from dssp_bench.records.files import when_there_is_room, write_json, write_yaml
+from dssp_bench.records.lock import going_on
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.writer import complete
 
@@ -55,11 +61,27 @@ def run(spec: RunSpec, watchers: Sequence[Watcher] = ()) -> RunResult:
     Raises ConfigurationError or DataNotFound before anything was started. A run that fails later is reported, not
     raised. KeyboardInterrupt is raised again when everything is stopped and written.
     """
+    kind = _Replay if isinstance(spec.engine, ReplayOptions) else _Training
+    return _to_the_end(kind, spec, watchers)
+
+
+def resume(folder: Path, watchers: Sequence[Watcher] = ()) -> RunResult:
+    """Go on with a run that came to no end, from its newest valid checkpoint, in its own folder.
+
+    Without a checkpoint it begins again. Raises ConfigurationError if there is nothing to go on with or somebody else
+    does, and as `run` otherwise.
+    """
+    with going_on(folder) as ours:
+        if not ours:
+            raise ConfigurationError("RUN", f"{folder.name} still goes on", "stop it first, or wait for its end")
+        return _to_the_end(_Resumed, left_spec(folder), watchers)
+
+
+def _to_the_end(kind: "type[_Run]", spec: RunSpec, watchers: Sequence[Watcher]) -> RunResult:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError("a worker imports the script that calls run(); call it under `if __name__ == '__main__':`")
     if isinstance(spec.engine, LocalOptions):
         start_fork_server(PRELOAD)  # it imports torch while this process reads the data
-    kind = _Replay if isinstance(spec.engine, ReplayOptions) else _Training
     return kind(spec, Watchers(watchers)).to_the_end()
 
 
@@ -84,7 +106,7 @@ class _Run(ABC):
 
     def to_the_end(self) -> RunResult:
         """Carry it out and conclude, whatever happens; KeyboardInterrupt is raised again."""
-        with termination_as_interrupt():
+        with termination_as_interrupt(), going_on(self.folder):
             status, error = self._carried_out()
             with interrupt_deferred():
                 result = self._conclude(status, error)
@@ -106,10 +128,12 @@ class _Run(ABC):
     def _conclude(self, status: Status, error: str) -> RunResult:
         records, summary = None, None
         try:
-            complete(self.folder)
+            when_there_is_room(lambda: complete(self.folder))
             records = RunRecords.open(self.folder)
             summary = self._summary(records, status, error)
-            write_json(self.folder / "summary.json", summary)
+            when_there_is_room(lambda: write_json(self.folder / "summary.json", summary))
+            if status == "finished":
+                remove_checkpoints(self.folder)
         except Exception as failure:  # watchers must hear of the end, or they stay open
             if status == "finished":
                 _log.warning("no summary: %s", failure)
@@ -128,15 +152,23 @@ class _Run(ABC):
         summary["configuration"] = fingerprint(self.spec.config, dssp_bench.__version__)
         summary["lost_workers"] = report.get("lost_workers", [])
         summary["membership"] = _with_seconds(report.get("membership"))
-        summary |= {key: report[key] for key in ("server", "replayed", "different_rows") if key in report}
+        extra = ("server", "replayed", "different_rows", "weights_sha256", "resumed")
+        summary |= {key: report[key] for key in extra if key in report}
         return summary | ({"error": error} if error else {})
 
 
 class _Training(_Run):
     """A run in virtual time or in real processes."""
 
+    past: Past | None = None
+
     def prepare(self) -> RunInfo:
         """Read the data, and see whether everything fits together."""
+        extra = self.put_together()
+        return _describe(self.spec, new_folder(self.spec), extra, self._plan.total_pushes)
+
+    def put_together(self) -> dict[str, Any]:
+        """The run's parts; what is to be said of where they are."""
         spec = self.spec
         self._data = spec.dataset.load() if spec.trains else None
         facts = self._data.facts if self._data else spec.dataset.facts()
@@ -149,19 +181,39 @@ class _Training(_Run):
             _check_count(len(layout.workers))
             _warn_of_what_is_virtual(layout)
             extra["transport"] = transports(layout)
-        return _describe(spec, new_folder(spec), extra, self._plan.total_pushes)
+        return extra
 
     def carry_out(self) -> None:
         """Train, on the engine that was chosen."""
         spec, plan, data = self.spec, self._plan, self._data
+        store, every_s = partial(CheckpointStore, self.folder, spec.checkpoint.keep), spec.checkpoint.every_s
+        checkpoints = None if every_s is None else CheckpointPlan(store, every_s)
         if isinstance(spec.engine, LocalOptions):
             assert data is not None
             device = server_device(spec.cluster) if spec.evaluation.device == "auto" else spec.evaluation.device
-            self.report |= run_locally(spec, plan, data, self.folder, self.watchers, self.info, device)
+            self.report |= run_locally(
+                spec, plan, data, self.folder, self.watchers, self.info, device, checkpoints, self.past
+            )
             return
         self.watchers.start(self.info)
         device = server_device(spec.cluster) if data else "cpu"
-        self.report |= run_in_virtual_time(spec, plan, data, self.folder, self.watchers, device)
+        self.report |= run_in_virtual_time(spec, plan, data, self.folder, self.watchers, device, checkpoints, self.past)
+
+
+class _Resumed(_Training):
+    """A run that came to no end, from where its newest valid checkpoint was made, or from the beginning."""
+
+    def prepare(self) -> RunInfo:
+        """As for a new run, but in the run's own folder."""
+        folder = self.spec.runs_dir / str(self.spec.name)
+        self.put_together()
+        self.past = left_state(folder)
+        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        here = {"started_at": _now().isoformat(), **where_it_was_left(self.past)}
+        self.report["resumed"] = [*before.get("resumed", []), here]
+        surroundings = {**before, "resumed": self.report["resumed"]}
+        write_json(folder / "environment.json", surroundings)
+        return _info(self.spec, folder, surroundings, self._plan.total_pushes, goes_on=True)
 
 
 class _Replay(_Run):
@@ -218,6 +270,12 @@ def _describe(spec: RunSpec, folder: Path, extra: dict[str, Any], total_pushes: 
     surroundings = {**environment(), **origin, **extra}
     write_yaml(folder / "config.yaml", {**spec.config, "choices": spec.choices})
     write_json(folder / "environment.json", surroundings)
+    return _info(spec, folder, surroundings, total_pushes)
+
+
+def _info(
+    spec: RunSpec, folder: Path, surroundings: dict[str, Any], total_pushes: int | None, goes_on: bool = False
+) -> RunInfo:
     return RunInfo(
         name=folder.name,
         folder=folder,
@@ -229,6 +287,7 @@ def _describe(spec: RunSpec, folder: Path, extra: dict[str, Any], total_pushes: 
         seed=spec.seed,
         total_pushes=total_pushes,
         tags=spec.tags,
+        goes_on=goes_on,
     )
 
 

@@ -110,6 +110,16 @@ class TrackingSpec(_Part):
     figures: bool = True
 
 
+class CheckpointSpec(_Part):
+    """How often a run's whole state is written down, so that it can go on after whatever ends it, and how many stay.
+
+    `every_s` is of wall time, in virtual time too; null means never, not even when the run is interrupted.
+    """
+
+    every_s: _Positive | None = 60.0
+    keep: Annotated[int, Field(ge=1)] = 3
+
+
 class EvaluationSpec(_Part):
     """How often the weights are evaluated, and where; `every_epochs: null` means at the start and at the end only."""
 
@@ -155,6 +165,7 @@ class RunSpec:
     schedule: ScheduleSpec
     stop: StopSpec
     tracking: TrackingSpec
+    checkpoint: CheckpointSpec
     evaluation: EvaluationSpec
     batch_size: int
     seed: int
@@ -234,8 +245,10 @@ _CHECKED_GROUPS: dict[str, type[BaseModel]] = {
     "schedule": ScheduleSpec,
     "stop": StopSpec,
     "tracking": TrackingSpec,
+    "checkpoint": CheckpointSpec,
     "evaluation": EvaluationSpec,
 }
+_MAY_BE_MISSING = ("checkpoint",)  # in configurations that were recorded before there was such a group
 _CALLED_GROUPS: dict[str, Callable[[], tuple[type, ...]]] = {
     "paradigm": lambda: (Paradigm,),
     "engine": lambda: typing.get_args(EngineOptions),
@@ -271,7 +284,7 @@ class _Builder:
         return self._build(target, {key: value for key, value in values.items() if key != "_target_"}, group)
 
     def _mapping(self, group: str) -> Mapping[str, Any] | None:
-        values = self.config.get(group)
+        values = self.config.get(group, {} if group in _MAY_BE_MISSING else None)
         if isinstance(values, Mapping):
             return values
         if group in self.config:

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from dssp_bench.engines.engine import Limits
+
 Handler = Callable[[int, object], None]
 
 
@@ -18,9 +20,28 @@ def termination_as_interrupt(*also: signal.Signals) -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    with _handled(interrupt, [signal.SIGTERM, *also, *([] if stays else [signal.SIGHUP])]):
+    with _handled(interrupt, [signal.SIGTERM, *also, *_unless_ignored(signal.SIGHUP)]):
         yield
+
+
+class Stop:
+    """Whether somebody asked for an end."""
+
+    interrupted = False
+
+
+@contextmanager
+def stopped_by_interrupt(limits: Limits) -> Iterator[Stop]:
+    """While inside, the first Ctrl-C asks the run to stop at a safe point, and the second interrupts it at once."""
+    stop = Stop()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if stop.interrupted:
+            raise KeyboardInterrupt
+        stop.interrupted = limits.stop_requested = True
+
+    with _handled(interrupt, [signal.SIGTERM, *_unless_ignored(signal.SIGINT, signal.SIGHUP)]):
+        yield stop
 
 
 @contextmanager
@@ -34,10 +55,14 @@ def interrupt_deferred() -> Iterator[None]:
             raise KeyboardInterrupt
         waiting = True
 
-    with _handled(interrupt, [signal.SIGINT, signal.SIGTERM]):
+    with _handled(interrupt, [signal.SIGINT, signal.SIGTERM, *_unless_ignored(signal.SIGHUP)]):
         yield
     if waiting:
         raise KeyboardInterrupt
+
+
+def _unless_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager

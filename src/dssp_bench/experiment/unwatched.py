@@ -21,6 +21,12 @@ class NoRecords:
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Forget it."""
 
+    def positions(self) -> None:
+        """There are no files."""
+
+    def relived(self) -> None:
+        """There was no past."""
+
     def close(self) -> None:
         """There is nothing to finish."""
 

@@ -1,13 +1,20 @@
 """Small files written whole or not at all: a reader sees the old content or the new one, never a part."""
 
+import errno
 import json
+import logging
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOOKS_EVERY_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -27,11 +34,27 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        _force_to_disk(temporary)
+        force_to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _force_to_disk(path.parent)
+    force_to_disk(path.parent)
+
+
+def when_there_is_room(write: Callable[[], object]) -> None:
+    """Let `write` write; as long as the disk is full, wait and try again, for nothing is lost meanwhile."""
+    told = False
+    while True:
+        try:
+            write()
+            return
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            if not told:
+                _log.warning("%s; waiting for room, without which the records would be lost", error)
+            told = True
+        time.sleep(_LOOKS_EVERY_S)
 
 
 def plain(value: Any, finite: bool = True) -> Any:
@@ -49,7 +72,8 @@ def plain(value: Any, finite: bool = True) -> Any:
     return str(value)
 
 
-def _force_to_disk(path: Path) -> None:
+def force_to_disk(path: Path) -> None:
+    """Return when the file, or the folder's list of names, would survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,13 +6,19 @@ and again.
 While the run goes on the rows are in Arrow IPC streams, which can be read up to their last whole batch at any moment, a
 kill included. `close` turns them into Parquet files whose bytes depend on the rows alone. A kill loses what came after
 the latest flush; the first row that comes `FLUSH_EVERY_S` after one makes the next, so that is at most a second's.
-Only `close` forces data to disk; until then a crash of the machine, unlike one of the process, may cost more.
+Only `close` and checkpoints force data to disk; until then a crash of the machine, unlike one of the process, may cost
+more.
+
+A full disk costs nothing but memory: what it does not take waits there, and only `close` waits for room.
 
 Not thread-safe: the server's thread owns the writer.
 """
 
+import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +30,8 @@ import pyarrow.parquet as pq
 
 from dssp_bench.core.errors import RecordsError
 from dssp_bench.core.messages import Evaluation, Outcome, PushRecord, Release, Update, Use, WorkerId
-from dssp_bench.records.files import write_whole
+from dssp_bench.records.checkpoints import put_streams_away
+from dssp_bench.records.files import when_there_is_room, write_whole
 from dssp_bench.records.schema import LATE, PUSHES, STREAMS, TABLES
 from dssp_bench.records.streams import Late, read_batches, read_stream
 
@@ -37,21 +44,29 @@ _ENTRIES_PER_FLUSH = ROWS_PER_FLUSH * _WIDTH
 _FEW_VALUES = {"worker", "lead", "staleness", "action", "threshold", "learning_rate", "pushes", "r_star"}
 _APPLY, _BUFFER, _DROP = Use.APPLY, Use.BUFFER, Use.DROP  # looking a member up takes long, and so does its hash
 _ACTIONS = pa.array([use.name.lower() for use in Use], pa.string())
+_log = logging.getLogger(__name__)
 
 
 class RecordWriter:
     """The records of one run, in one folder; `now` reads any steady clock in seconds, which only paces the flushes.
 
-    Raises RecordsError if the folder holds records already.
+    `go_on_at`, the `positions` of an earlier writer, cuts its streams there and goes on with them: what is noted before
+    `relived` is in them already. Raises RecordsError if the folder holds records, and none to go on with.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        now: Callable[[], float] = time.monotonic,
+        go_on_at: Mapping[str, int] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         taken = [file for name in STREAMS for file in (f"{name}.arrows", f"{name}.parquet") if (folder / file).exists()]
-        if taken:
+        if taken and go_on_at is None:
             raise RecordsError(f"{folder} holds the records of a run already: {', '.join(taken)}")
         self.folder = folder
         self.closed = False
+        self._reliving = go_on_at is not None
         self._now = now
         self._flush_at = now() + FLUSH_EVERY_S
         self._flushed_pushes = 0
@@ -62,7 +77,11 @@ class RecordWriter:
         self._late: list[Any] = []
         self._unapplied: dict[tuple[WorkerId, int], int] = {}  # the row of each buffered push
         self._unreleased: dict[tuple[WorkerId, int], int] = {}  # the row of each push whose worker is held
-        self._streams = {name: _Stream(folder / f"{name}.arrows", schema) for name, schema in STREAMS.items()}
+        self._full = False
+        self._streams = {
+            name: _Stream(folder / f"{name}.arrows", schema, (go_on_at or {}).get(name))
+            for name, schema in STREAMS.items()
+        }
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Note one outcome, with the learning rate of each of its updates."""
@@ -102,10 +121,26 @@ class RecordWriter:
             ("evaluations", self._evaluations, _evaluation_columns),
             ("grants", self._grants, _grant_columns),
         ):
-            if rows:
+            if rows and not self._reliving:
                 width = len(STREAMS[name])
-                self._streams[name].write(columns([rows[i::width] for i in range(width)]))
-                rows.clear()
+                self._streams[name].add(columns([rows[i::width] for i in range(width)]))
+            rows.clear()
+        try:
+            self._append()
+        except OSError as error:
+            if not self._full:
+                _log.warning("the records wait in memory until they can be written: %s", error)
+            self._full = True
+
+    def relived(self) -> None:
+        """What was noted so far is in the streams already; what comes is new."""
+        self.flush()
+        self._reliving = False
+
+    def positions(self) -> dict[str, int] | None:
+        """How many bytes of each stream hold all that was noted so far; None if the disk does not take it all."""
+        self.flush()
+        return None if self._full else {name: stream.size for name, stream in self._streams.items()}
 
     def close(self) -> None:
         """Flush and turn the streams into the finished Parquet files; a second call does nothing."""
@@ -113,9 +148,15 @@ class RecordWriter:
             return
         self.flush()
         self.closed = True
+        when_there_is_room(self._append)
         for stream in self._streams.values():
             stream.close()
-        consolidate(self.folder)
+        when_there_is_room(lambda: consolidate(self.folder))
+
+    def _append(self) -> None:
+        for stream in self._streams.values():
+            stream.append()
+        self._full = False
 
     def _expect_news(self, push: PushRecord) -> None:
         """Of the push that comes into the next row."""
@@ -152,28 +193,26 @@ class RecordWriter:
 
 
 def consolidate(folder: Path) -> None:
-    """Turn a run's streams into the finished Parquet files and remove them, as `close` does; also for a killed run."""
+    """Turn a run's streams into the finished Parquet files, as `close` does; also for a killed run.
+
+    The streams are removed, or put away if the run may go on from a checkpoint.
+    """
     late = Late.of(read_stream(folder / "late.arrows", LATE))
     for name, schema in TABLES.items():
         groups = _groups(read_batches(folder / f"{name}.arrows", schema), schema)
         if name == "pushes":
             groups = late.merged_into_each(groups)
         write_whole(folder / f"{name}.parquet", partial(_write_parquet, groups, schema))
-    _remove_streams(folder)
-
-
-def _remove_streams(folder: Path) -> None:
-    for name in STREAMS:
-        (folder / f"{name}.arrows").unlink(missing_ok=True)
+    put_streams_away(folder)
 
 
 def complete(folder: Path) -> None:
     """Leave the finished files in a run's folder, whatever stands there: nothing, streams of a killed run, or these.
 
-    Once all finished files are there, streams beside them are what an interrupted removal left.
+    Once all finished files are there, streams beside them are what an interruption left.
     """
     if all((folder / f"{name}.parquet").exists() for name in TABLES):
-        _remove_streams(folder)
+        put_streams_away(folder)
     elif any((folder / f"{name}.arrows").exists() for name in STREAMS):
         consolidate(folder)
     else:
@@ -208,23 +247,42 @@ def _encoding(field: pa.Field) -> str:
 
 
 class _Stream:
-    """An Arrow IPC stream that grows batch by batch; every batch is with the operating system when `write` returns."""
+    """An Arrow IPC stream that grows batch by batch, each whole or not at all; it goes on at `size`, if that is given.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    Every batch is with the operating system when `append` returns; if that raises, it is still waiting here.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, size: int | None = None) -> None:
         self._schema = schema
-        self._file = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_stream(self._file, schema)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._waiting: deque[memoryview] = deque()
+        self.size = size or 0
+        os.ftruncate(self._file, self.size)
+        if not self.size:
+            self._waiting.append(memoryview(schema.serialize()))
 
-    def write(self, columns: Sequence[Any]) -> None:
+    def add(self, columns: Sequence[Any]) -> None:
         arrays = [
             column.cast(field.type) if isinstance(column, pa.Array) else pa.array(column, field.type)
             for column, field in zip(columns, self._schema, strict=True)
         ]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._waiting.append(memoryview(pa.record_batch(arrays, schema=self._schema).serialize()))
+
+    def append(self) -> None:
+        while self._waiting:
+            batch = self._waiting[0]
+            written = 0
+            try:
+                while written < len(batch):
+                    written += os.pwrite(self._file, batch[written:], self.size + written)
+            except OSError:
+                os.ftruncate(self._file, self.size)
+                raise
+            self.size += len(batch)
+            self._waiting.popleft()
 
     def close(self) -> None:
-        self._writer.close()
-        self._file.close()
+        os.close(self._file)
 
 
 # --- rows to columns, in the order of the schema ---

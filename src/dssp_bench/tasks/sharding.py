@@ -31,7 +31,7 @@ class Batches(Iterator[tuple[Tensor, Tensor]]):
 
     It is one permutation of the shard after the other, cut into batches of exactly `batch_size`, so a batch may hold
     the end of one epoch and the start of the next. The stream depends on seed and worker alone; the device changes
-    nothing.
+    nothing, and the batches before number `start` are left out.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Batches(Iterator[tuple[Tensor, Tensor]]):
         seed: int,
         worker: WorkerId,
         device: torch.device | str = "cpu",
+        start: int = 0,
     ) -> None:
         if batch_size > len(indices):
             raise ConfigurationError(
@@ -57,18 +58,25 @@ class Batches(Iterator[tuple[Tensor, Tensor]]):
         self._augments = wants_augmentation(data)
         self._order, self._views = self._epoch(0)
         self._position = 0
+        for _ in range(start):
+            self._move_on()
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """The next batch, on the device."""
-        if self._position + self._batch_size > len(self._order):
-            self._append_epoch()
-        now = slice(self._position, self._position + self._batch_size)
-        self._position = now.stop
+        now = self._move_on()
         order = self._order[now]
         inputs = self._inputs.index_select(0, order)
         if self._augments:
             inputs = look(inputs, self._views[now], self._data.crop_padding)
         return prepare(inputs, self._data), self._labels.index_select(0, order)
+
+    def _move_on(self) -> slice:
+        """Where the next batch is."""
+        if self._position + self._batch_size > len(self._order):
+            self._append_epoch()
+        now = slice(self._position, self._position + self._batch_size)
+        self._position = now.stop
+        return now
 
     def _append_epoch(self) -> None:
         """Follow what is left of this epoch with all of the next."""

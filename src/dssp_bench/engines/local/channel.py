@@ -28,6 +28,7 @@ class Kind(IntEnum):
     STARTED = 9  # number: the monotonic moment of the run's start, nanoseconds
     DONE = 10  # body: JSON
     HANDLE = 11  # body: CUDA handles
+    WARNING = 12  # body: a line for people
 
 
 _KINDS = {kind.value: kind for kind in Kind}  # in a third of the time that Kind() takes

@@ -116,6 +116,10 @@ class StripedUpdate:
 
         self._crew.post(work, _nothing)
 
+    def state(self) -> list[Tensor]:
+        """What the rules of all stripes remember, one stripe after the other."""
+        return [tensor for rule in self._rules for tensor in rule.state()]
+
 
 class Copier:
     """Makes copies of one tensor, at once or by a crew after all that was posted to it before."""

@@ -31,7 +31,8 @@ class LocalEngine(Engine):
     the driver); the run starts when they are ready too. A worker whose socket closes without a word has died: that is
     an event, unless `on_worker_loss` is stop, and its name goes to `lost`. A worker that raised sends its traceback
     first, and that raises WorkerFailed here. The `crew`, if there is one, makes the copies; `times` is told what the
-    server's time goes to.
+    server's time goes to. A run that was left at a moment goes on there, and those who were `computing` then do so
+    again, on the weights that lie where they pull.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class LocalEngine(Engine):
         on_message: Callable[[str, Message | None], None] | None = None,
         startup_timeout_s: float = 120.0,
         on_worker_loss: OnWorkerLoss = "continue",
+        left_at: Nanoseconds = 0,
+        computing: Sequence[WorkerId] = (),
     ) -> None:
         self._posts = posts
         self._workers = len(posts)
@@ -67,8 +70,15 @@ class LocalEngine(Engine):
         self._absent = {event.worker for event in calendar if isinstance(event, Joined)}
         self._unready: set[WorkerId | str] = {*posts, *(others or {})}
         self._interrupted = False
+        self._left_at = left_at
+        self._computing = computing
         self.lost: list[WorkerId] = []
         self.started_at = 0
+
+    @property
+    def began_at(self) -> Nanoseconds:
+        """When the workers began, or went on, on the monotonic clock."""
+        return self.started_at + self._left_at
 
     @property
     def now(self) -> Nanoseconds:
@@ -87,8 +97,9 @@ class LocalEngine(Engine):
                 )
             while self._waiting:
                 self._receive_ready(self._waiting.popleft())
-        self.started_at = time.monotonic_ns()
+        self.started_at = time.monotonic_ns() - self._left_at
         self._times.begin()
+        self._wake([self._posts[worker] for worker in self._computing if worker in self._posts])
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next push, departure, arrival or timer, in the order in which they are taken up."""

@@ -14,8 +14,10 @@ from typing import Any, Self
 import torch
 
 from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.messages import WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
+from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
@@ -60,6 +62,14 @@ class LocalJob:
     target_accuracy: float | None
     options: LocalOptions
     on_worker_loss: OnWorkerLoss = "continue"
+    checkpoints: CheckpointPlan | None = None
+    past: Past | None = None
+
+    @property
+    def expected(self) -> list[WorkerId]:
+        """Who takes part from now on: all but those who have left, if the run goes on."""
+        departed = self.past.departed if self.past else set()
+        return [worker for worker in range(len(self.layout.workers)) if worker not in departed]
 
 
 def devices(layout: ClusterLayout) -> list[str]:
@@ -176,13 +186,19 @@ class LocalRun:
         self._page = StatusPage(status.views()[0])
         self._page.begin()
 
+        made = job.past.iterations if job.past else {}
         worker_jobs, meetings = [], {}
-        for worker, device in enumerate(on):
+        for worker in job.expected:
             here, there = channel_pair()
+            device = on[worker]
             handles = where != "cpu" and device != "cpu"
             memory = None if handles else SharedTensors([sizes[0], sizes[0], sizes[1]])
             meetings[worker] = (here, memory)
-            worker_jobs.append(WorkerJob(worker, there, device, memory, job.layout, job.worker, job.options.threads))
+            worker_jobs.append(
+                WorkerJob(
+                    worker, there, device, memory, job.layout, job.worker, job.options.threads, made.get(worker, 0)
+                )
+            )
         to_evaluator, evaluator_end = channel_pair()
         handles = where != "cpu" and job.evaluation_device != "cpu"
         snapshots = None if handles else SharedTensors(sizes * _SNAPSHOTS)
@@ -196,6 +212,7 @@ class LocalRun:
             SharedTensors.copy_of([parameters, statistics, momentum]), meetings,
             to_evaluator, snapshots, _SNAPSHOTS, job.evaluate_every, job.target_accuracy,
             driver_end, status, job.recorder, job.options.startup_timeout_s, job.on_worker_loss,
+            job.checkpoints, job.past,
         )  # fmt: skip
 
         self._launch("server", run_server, server_job)

@@ -5,6 +5,7 @@ files.
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer, Slot, UpdateRule
 from dssp_bench.core.update import SGD
+from dssp_bench.engines.checkpoints import CheckpointPlan, Checkpoints, Past, check
 from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.channel import Channel, Kind, Message
@@ -33,10 +35,12 @@ from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
 from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
 from dssp_bench.engines.observer import Membership, Observer, Recorder, Recording, Snapshots
+from dssp_bench.engines.replay import ReplayEngine
 from dssp_bench.engines.serve import serve
 from dssp_bench.engines.status import StatusPage
 from dssp_bench.worker import Worker
 
+_PARTS = ("weights", "statistics")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 _M_TRIM_THRESHOLD = -1
@@ -48,8 +52,11 @@ _MOST_BYTES = 1 << 25  # that an older glibc takes as a threshold
 class WorkerFactory(Protocol):
     """Makes a worker in its own process."""
 
-    def __call__(self, worker: WorkerId, device: str, weights: Tensor, slot: Slot) -> Worker:
-        """The worker with this number, warmed up, on weights and a slot that live on its device."""
+    def __call__(self, worker: WorkerId, device: str, weights: Tensor, slot: Slot, iterations: int) -> Worker:
+        """The worker with this number, warmed up, on weights and a slot that live on its device.
+
+        It goes on after so many iterations.
+        """
 
 
 class EvaluatorFactory(Protocol):
@@ -70,6 +77,7 @@ class WorkerJob:
     layout: ClusterLayout
     factory: WorkerFactory
     threads: int
+    iterations: int
 
 
 @dataclass
@@ -105,6 +113,8 @@ class ServerJob:
     recorder: Callable[[], Recorder]
     startup_timeout_s: float
     on_worker_loss: OnWorkerLoss
+    checkpoints: CheckpointPlan | None
+    past: Past | None
 
 
 # --- a worker ---
@@ -116,7 +126,7 @@ def run_worker(job: WorkerJob) -> None:
     with _failures_told_to(job.channel):
         slot_weights, slot = _open_slot(job)
         weights, local_slot = _on_device(slot_weights, slot, job.device)
-        worker = job.factory(job.worker, job.device, weights, local_slot)
+        worker = job.factory(job.worker, job.device, weights, local_slot, job.iterations)
         own_time = OwnTime()
         job.channel.send(Kind.READY)
         while (message := job.channel.receive()) and message.kind is Kind.GO:
@@ -216,8 +226,22 @@ def _evaluation(job: EvaluatorJob, weights: Tensor, statistics: Tensor) -> Calla
 def run_server(job: ServerJob) -> None:
     """Serve one run, from the workers' first readiness to the last evaluation and the finished records."""
     prepare_process(threads=1)
+    logging.getLogger().addHandler(_ToDriver(job.driver))
     with _failures_told_to(job.driver):
         _Server(job).run()
+
+
+class _ToDriver(logging.Handler):
+    """Has warnings shown by the driver, which owns the terminal."""
+
+    def __init__(self, driver: Channel) -> None:
+        super().__init__(logging.WARNING)
+        self._driver = driver
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a line on; a driver that is too busy to take it does without."""
+        if self._driver.has_room():
+            self._driver.send_text(Kind.WARNING, record.getMessage())
 
 
 class _Server:
@@ -243,42 +267,104 @@ class _Server:
         self._parameters = _TimedServer(
             self._times, weights, rule, slots, statistics=self._statistics, momentum=momentum
         )
+        self._coordinator = Coordinator(job.paradigm, job.layout.present)
+        self._interrupted = False
+        self._posts = posts
+        self._crew = crew
+        past = job.past
+        if past:
+            self._restore(past)
         self._engine = LocalEngine(
             posts,
             weights,
             crew=crew,
             times=self._times,
-            calendar=_calendar(job.layout),
+            calendar=_calendar(job.layout, past),
             others={"evaluator": job.evaluator, "driver": job.driver},
             on_message=self._on_message,
             startup_timeout_s=job.startup_timeout_s,
             on_worker_loss=job.on_worker_loss,
+            left_at=past.left_at if past else 0,
+            computing=past.state["computing"] if past else (),
         )
 
     def run(self) -> None:
-        job, batch_size = self._job, self._job.rates.batch_size
-        coordinator = Coordinator(job.paradigm, job.layout.present)
-        snapshots = Snapshots(job.evaluate_every, batch_size, self._take_snapshot)
+        job = self._job
+        snapshots = Snapshots(job.evaluate_every, job.rates.batch_size, self._take_snapshot)
+        checkpoints = Checkpoints(
+            job.checkpoints, self._coordinator, self._recorder, self._membership, snapshots, self._state,
+            interrupted=lambda: self._interrupted,
+        )  # fmt: skip
+        if job.past:
+            snapshots.restore(job.past.state["snapshots"])
+            checkpoints.restore(job.past)
         started = _Started(self._engine, job.driver)
-        observers = [Recording(self._recorder), self._page, self._membership, snapshots, started]
+        observers = [Recording(self._recorder), self._page, self._membership, started, checkpoints, snapshots]
+        left_at = job.past.left_at if job.past else None
         try:
-            duration = serve(coordinator, self._engine, job.limits, job.rates, self._parameters, observers)
-            service_times = self._times.summary(duration)
+            duration = serve(
+                self._coordinator, self._engine, job.limits, job.rates, self._parameters, observers, left_at
+            )
+            service_times = self._times.summary(duration - (left_at or 0))
             self._await_evaluations()
             snapshots.on_finish(duration)  # once more, if no copy was free for the last one
             self._await_evaluations()
+            checkpoints.wait()
         finally:
             self._recorder.close()
         report = {
             "membership": self._membership.events,
-            "lost_workers": self._engine.lost,
+            "lost_workers": self._lost,
             "server": service_times,
+            "weights_sha256": self._parameters.digest(),
         }
         self._tell_driver(wait=True)
         job.driver.send_json(Kind.DONE, report)
 
     def _sgd(self, weights: Tensor) -> SGD:
         return SGD(weights, **self._job.optimizer)
+
+    # --- checkpoints ---
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a checkpoint has of it: the server, what each worker computes on, and snapshots to be evaluated yet."""
+        if self._crew:
+            self._crew.drain()
+        view = self._coordinator.view
+        computing = [worker for worker in view.clocks if worker not in view.held]
+        tensors = self._parameters.tensors(view.buffered)
+        for worker in computing:
+            tensors[f"pulled.{worker}"] = self._posts[worker].weights.to("cpu", copy=True)
+        for number in self._pending:
+            for part, tensor in zip(_PARTS, self._snapshots[2 * number : 2 * number + 2], strict=True):
+                tensors[f"snapshot.{number}.{part}"] = tensor.to("cpu", copy=True)
+        pending = {str(number): snapshot for number, snapshot in self._pending.items()}
+        return {"computing": computing, "pending": pending, "lost": self._lost}, tensors
+
+    def _restore(self, past: Past) -> None:
+        """Bring everything to where the run was left, by what was recorded and what the checkpoint has."""
+        observers = [Recording(self._recorder), self._page]
+        serve(self._coordinator, ReplayEngine(past.events()), Limits(), self._job.rates, None, observers)
+        check(self._coordinator, past)
+        self._recorder.relived()
+        self._membership.events += past.state["membership"]
+        tensors = past.tensors()
+        self._parameters.restore(tensors)
+        for worker in past.state["computing"]:
+            self._posts[worker].weights.copy_(tensors[f"pulled.{worker}"])
+        for key, (at, version, samples) in past.state["pending"].items():
+            number = int(key)
+            self._free.remove(number)
+            self._pending[number] = at, version, samples
+            for part, tensor in zip(_PARTS, self._snapshots[2 * number : 2 * number + 2], strict=True):
+                tensor.copy_(tensors[f"snapshot.{key}.{part}"])
+            self._announce(number)
+
+    @property
+    def _lost(self) -> list[WorkerId]:
+        """Who has died, also before the run was left."""
+        before = self._job.past.state["lost"] if self._job.past else []
+        return [*before, *self._engine.lost]
 
     # --- who is there ---
 
@@ -329,6 +415,7 @@ class _Server:
     def _on_message(self, name: str, message: Message | None) -> None:
         if name == "driver":
             if message is None or message.kind is Kind.STOP:
+                self._interrupted = True
                 self._engine.interrupt()
         elif message is None:
             raise DsspBenchError("the evaluator died")
@@ -380,11 +467,14 @@ class _Started(Observer):
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """The first outcome is the start; afterwards there is nothing to tell."""
         if not self._told:
-            self._told = self._driver.send(Kind.STARTED, self._engine.started_at)
+            self._told = self._driver.send(Kind.STARTED, self._engine.began_at)
 
 
-def _calendar(layout: ClusterLayout) -> list[Joined | Left]:
-    joins = [Joined(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.join]
+def _calendar(layout: ClusterLayout, past: Past | None) -> list[Joined | Left]:
+    """Who joins and who leaves when, except those who have joined; of those who have left nobody asks."""
+    there = {int(worker) for worker in past.state["clocks"]} if past else set()
+    late = [event for event in layout.events if event.join and event.worker not in there]
+    joins = [Joined(event.worker, round(event.at_s * 1e9)) for event in late]
     return joins + [Left(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.leave]
 
 
