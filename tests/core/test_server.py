@@ -186,3 +186,43 @@ def test_a_gradient_of_a_worker_that_left_is_part_of_its_round() -> None:
 
 def test_when_everyone_has_left_what_waited_is_applied() -> None:
     torch.testing.assert_close(train(BSP(), 2, [1], leaves=(1, 0)), torch_steps([GRADIENTS[0]]))
+
+
+def test_another_server_goes_on_from_a_servers_tensors_as_if_it_were_the_same() -> None:
+    def server() -> ParameterServer:
+        weights = torch.tensor([1.0, 2.0])
+        slots = {0: slot(0.5, 1.0, statistics=(3.0,)), 1: slot(2.0, -1.0, statistics=(5.0,))}
+        rule = SGD(weights, momentum=0.9)
+        return ParameterServer(weights, rule, slots, statistics=torch.ones(1), momentum=torch.tensor([0.1]))
+
+    one, other = server(), server()
+    one.carry_out(outcome({(0, 1): 1.0}), [0.1])
+    one.carry_out(Outcome(0, keep=(MessageId(1, 1),)), [])
+    kept, waiting = MessageId(1, 1), MessageId(0, 2)
+    other.restore(one.tensors([kept, waiting]))
+    assert one.digest() == other.digest() != server().digest()
+    for after in (one, other):
+        after._slots[1].gradient.fill_(7)  # its worker goes on
+        after.carry_out(outcome({(1, 1): 0.5, (0, 2): 0.5}), [0.1])
+    assert torch.equal(one.weights, other.weights)
+    assert torch.equal(one.statistics, other.statistics)
+    assert one.digest() == other.digest()
+
+
+def test_tensors_are_copies() -> None:
+    server = ParameterServer(torch.zeros(2), SGD(torch.zeros(2)), {0: slot(1.0, 1.0)})
+    tensors = server.tensors([])
+    assert tensors["optimizer"].numel() == 0
+    server.weights.fill_(1)
+    assert tensors["weights"].tolist() == [0.0, 0.0]
+
+
+def test_a_gradient_that_is_kept_already_is_not_copied_again() -> None:
+    slots = {0: slot(1.0)}
+    rule = Written()
+    server = ParameterServer(torch.zeros(1), rule, slots)
+    server.carry_out(Outcome(0, keep=(MessageId(0, 1),)), [])
+    slots[0].gradient.fill_(5)
+    server.carry_out(Outcome(0, keep=(MessageId(0, 1),)), [])
+    server.carry_out(outcome({(0, 1): 1.0}), [1.0])
+    assert rule.steps == [([1.0], 1.0)]

@@ -1,12 +1,17 @@
 """What goes wrong with workers, and what a run makes of it: gradients that are none, workers that die."""
 
 import math
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dssp_bench.analysis.names import worker_names
 from dssp_bench.experiment.run import RunResult, run
+from dssp_bench.experiment.watcher import RunStatus
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import PARADIGMS, spec, troubled
 from tests.experiment.watching import Watched, kill
@@ -70,3 +75,78 @@ def test_a_worker_that_dies_ends_the_run_if_that_is_wanted(tmp_path: Path) -> No
     assert result.error == "worker 1 died; on_worker_loss=continue lets the others go on"
     assert result.summary is not None
     assert result.summary["pushes"] == len(RunRecords.open(result.folder).pushes) >= 4
+
+
+# --- a worker that dies is replaced ---
+
+THREE: dict[str, Any] = {"workers": [{"name": name, "device": "cpu"} for name in "abc"]}
+SLOW: dict[str, Any] = {"cluster": THREE, "model": troubled(pause_s=0.02), "stop": {"epochs": 15}}
+
+
+def replaced(runs_dir: Path, paradigm: str, watched: Watched, **changes: Any) -> RunResult:
+    changes = {**SLOW, "on_worker_loss": "restart", **changes}
+    return run(spec(runs_dir, paradigm, "local", **changes), [watched])
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_another_process_takes_the_place_of_a_worker_that_died(paradigm: str, tmp_path: Path) -> None:
+    watched = Watched(lambda: kill("b"), after_pushes=20)
+    result = replaced(tmp_path, paradigm, watched)
+    assert (result.status, result.error) == ("finished", "")
+    summary = result.summary
+    assert summary is not None
+    assert (summary["lost_workers"], summary["replacements"]) == ([1], {"3": 1})
+    events = [(event["event"], event["worker"]) for event in summary["membership"]]
+    assert events[:2] == [("left", 1), ("joined", 3)]
+    pushes = RunRecords.open(result.folder).pushes
+    last = pushes.groupby("worker")["clock"].max()
+    assert last[0] == last[2] == last[3] == 150
+    assert last[1] < 150
+    assert "computing" in {status.workers[1].state for status in watched.statuses[-5:]}
+    again = run(spec(tmp_path, paradigm, str(result.folder)))
+    assert (again.status, again.error) == ("finished", "")
+    assert worker_names(RunRecords.open(result.folder)) == ("a", "b", "c", "b #2")
+
+
+@pytest.mark.processes
+def test_a_single_worker_that_dies_is_waited_for(tmp_path: Path) -> None:
+    watched = Watched(lambda: kill("worker_0"), after_pushes=20)
+    result = replaced(tmp_path, "bsp", watched, cluster=ALONE, stop={"epochs": 3})
+    assert (result.status, result.error) == ("finished", "")
+    assert result.summary is not None
+    assert result.summary["pushes"] == 90
+    assert result.summary["replacements"] == {"1": 0}
+
+
+@pytest.mark.processes
+def test_nobody_is_replaced_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Deadly(Watched):
+        def progress(self, status: RunStatus) -> None:
+            if status.pushes > 10:
+                kill("b")
+
+    result = replaced(tmp_path, "ssp", Deadly(), options={"restarts": 2}, stop={"epochs": 60})
+    assert (result.status, result.error) == ("finished", "")
+    assert result.summary is not None
+    assert result.summary["lost_workers"] == [1, 3, 4]
+    assert "worker 4 died, and has been replaced 2 times: no more" in caplog.messages
+
+
+@pytest.mark.processes
+def test_a_worker_that_hangs_is_killed_when_its_lease_has_run_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(lambda: stop("c"), after_pushes=20)
+    result = replaced(tmp_path, "bsp", watched, options={"lease_s": 1.0}, on_worker_loss="continue", stop={"epochs": 5})
+    assert (result.status, result.error) == ("finished", "")
+    assert result.summary is not None
+    assert result.summary["lost_workers"] == [2]
+    assert any("is taken to hang; it is killed" in message for message in caplog.messages)
+
+
+def stop(name: str) -> None:
+    """Suspend the process of this run with this name."""
+    for process in multiprocessing.active_children():
+        if process.name == f"dssp-bench {name}" and process.pid:
+            os.kill(process.pid, signal.SIGSTOP)

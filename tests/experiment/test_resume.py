@@ -228,6 +228,29 @@ def test_whoever_died_before_stays_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_a_replacement_goes_on_as_itself(tmp_path: Path) -> None:
+    class Killed(Watched):
+        def progress(self, status: RunStatus) -> None:
+            super().progress(status)
+            if self.acted and status.pushes > 60 and status.workers[1].state == "computing":
+                interrupt()
+
+    watched = Killed(lambda: kill("slow"), after_pushes=10)
+    changes: dict[str, Any] = {**SLOWLY, "stop": {"epochs": 20}, "on_worker_loss": "restart"}
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(tmp_path / "runs", "ssp", "local", **changes), [watched])
+    assert watched.run is not None
+    resumed = resume(watched.run.folder)
+    assert (resumed.status, resumed.error) == ("finished", "")
+    assert resumed.summary is not None
+    assert (resumed.summary["lost_workers"], resumed.summary["replacements"]) == ([1], {"2": 1})
+    pushes = RunRecords.open(resumed.folder).pushes
+    assert pushes.groupby("worker")["clock"].max()[[0, 2]].tolist() == [300, 300]
+    again = run(spec(tmp_path / "replays", "ssp", str(resumed.folder)))
+    assert (again.status, again.error) == ("finished", "")
+
+
+@pytest.mark.processes
 def test_a_run_whose_server_was_killed_fails_and_goes_on_later(tmp_path: Path) -> None:
     watched = Copies(tmp_path / "copy", after_pushes=20)
     killer = Watched(lambda: kill("server"), after_pushes=60)

@@ -16,7 +16,7 @@ from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.paradigms.ssp import SSP
 from dssp_bench.plots import figures
-from dssp_bench.plots.of_run import activities, of_run, opening, worker_names
+from dssp_bench.plots.of_run import activities, distinct_names, of_run, opening
 from dssp_bench.plots.style import _apart, save, settle
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.writer import RecordWriter
@@ -80,11 +80,11 @@ def test_a_run_of_a_known_engine_has_named_workers_and_virtual_seconds(tmp_path:
 
 def test_workers_have_numbers_where_names_are_missing_or_equal(tmp_path: Path) -> None:
     records = fake_run.finished(tmp_path, BSP())
-    assert worker_names(records) == ()
+    assert distinct_names(records) == ()
     records.config["cluster"] = {"workers": [{"name": "a"}, {"name": "a"}]}
-    assert worker_names(records) == ()
+    assert distinct_names(records) == ()
     records.config["cluster"] = {"workers": [{"name": "a"}, {"name": "b"}], "count": 3}
-    assert worker_names(records) == ("a", "b", "a_2")
+    assert distinct_names(records) == ("a", "b", "a_2")
 
 
 def test_of_many_workers_only_the_extremes_are_named() -> None:

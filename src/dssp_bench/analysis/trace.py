@@ -9,11 +9,9 @@ import math
 from collections.abc import Iterator
 from typing import IO, Any
 
-from pydantic import ValidationError
-
+from dssp_bench.analysis.names import worker_names
 from dssp_bench.analysis.summary import by_time
 from dssp_bench.core.messages import SECOND
-from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.records.reader import RunRecords
 
 Event = dict[str, Any]
@@ -44,7 +42,8 @@ def trace_events(records: RunRecords, begin_s: float = 0.0, end_s: float = math.
     release.
     """
     pushed = records.table("pushes")
-    names = _names(records, max(pushed["worker"].unique().to_pylist(), default=-1) + 1)
+    count = max(pushed["worker"].unique().to_pylist(), default=-1) + 1
+    names = list(worker_names(records)) or [f"worker_{worker}" for worker in range(count)]
     yield from _tracks(names)
     first, last = _microseconds(begin_s), _microseconds(end_s) if math.isfinite(end_s) else math.inf
     parts = (_pushes(records, names), _updates(records), _evaluations(records), _grants(records), _members(records))
@@ -52,15 +51,6 @@ def trace_events(records: RunRecords, begin_s: float = 0.0, end_s: float = math.
         for event in part:
             if event["ts"] <= last and event["ts"] + event.get("dur", 0) >= first:
                 yield event
-
-
-def _names(records: RunRecords, count: int) -> list[str]:
-    """What the workers are called; by their numbers where the configuration does not say."""
-    try:
-        layout = ClusterLayout.model_validate(records.config.get("cluster"))
-    except ValidationError:
-        return [f"worker_{worker}" for worker in range(count)]
-    return [worker.name for worker in layout.workers]
 
 
 def _tracks(names: list[str]) -> Iterator[Event]:

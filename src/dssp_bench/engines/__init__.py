@@ -4,8 +4,10 @@
 - `serve`: the loop that all engines share; `observer`: who watches it, `status`: a page of numbers about it
 - `options`: what a user may choose of each engine
 - `layout`: who the workers are and what surrounds them
+- `checkpoints`: a run between two events, from which it can go on
 - `compute_time`: how long iterations take in virtual time
 - `simulated`: virtual time, with or without gradients
 - `local`: real processes on one machine
+- `delivery`: each push once and in order, over whatever loses, repeats or delays messages
 - `replay`: a recorded run, fed back through the core
 """

@@ -60,8 +60,13 @@ class Past:
 
     @property
     def iterations(self) -> dict[WorkerId, int]:
-        """How many iterations of each worker have reached the server."""
+        """How many iterations of each worker, and of those whose place it took, have reached the server."""
         return {int(worker): count for worker, count in self.state["iterations"].items()}
+
+    @property
+    def replaced(self) -> list[tuple[WorkerId, WorkerId]]:
+        """Who took whose place, in the order in which they did."""
+        return [(worker, former) for worker, former in self.state.get("replaced", [])]
 
     @property
     def departed(self) -> set[WorkerId]:
@@ -114,6 +119,14 @@ class Checkpoints(Observer):
         """The run goes on from here."""
         self._events = past.state["events"]
         self._iterations.update(past.iterations)
+
+    def position(self, worker: WorkerId) -> int:
+        """How far a worker is in its data."""
+        return self._iterations[worker]
+
+    def take_place(self, worker: WorkerId, former: WorkerId) -> None:
+        """A worker goes on where the former one was."""
+        self._iterations[worker] = self._iterations[former]
 
     def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         """Count the iterations."""

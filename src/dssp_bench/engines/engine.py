@@ -46,7 +46,7 @@ class Engine(ABC):
 
 
 OnNan = Literal["stop", "skip"]
-OnWorkerLoss = Literal["continue", "stop"]
+OnWorkerLoss = Literal["continue", "stop", "restart"]
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from math import prod
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -166,6 +167,11 @@ class ClusterLayout(_Part):
             if event.worker == worker and event.slowdown is not None and event.lasts_at(at):
                 factor *= event.slowdown
         return factor
+
+    def largest_slowdown(self, worker: WorkerId) -> float:
+        """How many times slower than the base this worker can become."""
+        phases = [event.slowdown for event in self.events if event.worker == worker and event.slowdown]
+        return self.workers[worker].slowdown * prod(max(1.0, factor) for factor in phases)
 
     @property
     def has_jitter(self) -> bool:

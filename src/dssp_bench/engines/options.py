@@ -23,12 +23,16 @@ class LocalOptions(_Options):
     """Real processes on this machine.
 
     `pull: whole` delivers one version of the weights, never a mixture of two. `threads` is the number of threads that
-    each worker computes with; `startup_timeout_s` bounds how long the workers may take to become ready.
+    each worker computes with; `startup_timeout_s` bounds how long the workers may take to become ready. A worker that
+    computes for longer than `lease_s`, and than 20 times its median iteration, is taken to hang and is killed.
+    `restarts` says how often each worker is replaced with `on_worker_loss=restart`.
     """
 
     pull: Literal["whole"] = "whole"
     threads: Annotated[int, Field(ge=1)] = 1
     startup_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    restarts: Annotated[int, Field(ge=0)] = 3
 
 
 class ReplayOptions(_Options):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dssp_bench.core.messages import SECOND, Joined, Left, Outcome
+from dssp_bench.core.messages import SECOND, Joined, Left, Outcome, WorkerId
 from dssp_bench.engines.observer import Observer
 
 
@@ -58,6 +58,11 @@ class StatusPage(Observer):
         self._numbers: NDArray[np.float64] = numbers.numpy()
         page = cast("memoryview[float]", self._numbers.data)  # sets one number faster than the array does
         self._head, self._rows = page[:_HEAD], page[_HEAD:]
+        self._row_of: dict[WorkerId, int] = {}  # of those who took another's
+
+    def replace(self, worker: WorkerId, by: WorkerId) -> None:
+        """From now on the worker's row is that of another."""
+        self._row_of[by] = self._row_of.get(worker, worker)
 
     def begin(self) -> None:
         """Nothing has happened yet."""
@@ -74,7 +79,7 @@ class StatusPage(Observer):
         pusher = None
         if push is not None:
             pusher, clock, staleness, loss = push.worker, push.clock, push.staleness, push.loss
-            row = pusher * _COLUMNS
+            row = self._row_of.get(pusher, pusher) * _COLUMNS
             head[1] += 1
             rows[row] = clock
             if staleness is not None:
@@ -85,7 +90,7 @@ class StatusPage(Observer):
                 head[3] = loss
         for worker, held, after in released:
             if worker != pusher:  # who goes on at once goes on computing
-                row = worker * _COLUMNS
+                row = self._row_of.get(worker, worker) * _COLUMNS
                 rows[row] = after.clock
                 rows[row + 2] += held / SECOND
                 rows[row + 3] = _COMPUTING
@@ -93,7 +98,7 @@ class StatusPage(Observer):
     def on_membership(self, event: Left | Joined, pushes: int) -> None:
         """A worker left."""
         if isinstance(event, Left):
-            self._rows[event.worker * _COLUMNS + 3] = State.LEFT
+            self._rows[self._row_of.get(event.worker, event.worker) * _COLUMNS + 3] = State.LEFT
 
     def read(self) -> Page:
         """What the page says now."""

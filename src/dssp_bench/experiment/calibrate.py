@@ -159,6 +159,9 @@ class _Pushes(Observer):
 
 
 def _check_length(recorded: RunRecords, layout: ClusterLayout) -> None:
+    if (recorded.summary or {}).get("replacements"):
+        problem = "workers of it died and were replaced"
+        raise ConfigurationError("RUN", problem, "record one whose workers all live")
     counts = recorded.pushes["worker"].value_counts()
     for worker, described in enumerate(layout.workers):
         if (made := int(counts.get(worker, 0))) < _FEWEST:

@@ -116,6 +116,8 @@ class _Conversation:
             self._started_at = message.number
         elif message.kind is Kind.EVALUATED:
             self._watchers.evaluation(Evaluation(*message.json()))
+        elif message.kind is Kind.LOST:
+            self._local.replace(message.number, message.json()["iterations"])
         elif message.kind is Kind.WARNING:
             _log.warning("%s", message.text())
         elif message.kind is Kind.FAILED:

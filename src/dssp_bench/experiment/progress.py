@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dssp_bench.analysis.names import named_with_replacements
 from dssp_bench.core.messages import Evaluation
 from dssp_bench.experiment.spec import default_runs_dir
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Status, Watcher, WorkerStatus
@@ -193,8 +194,11 @@ def final_summary(
     for i, line in enumerate(_worker_lines(run, summary, leads)):
         yield _labelled("workers" if i == 0 else "", line)
     if status != "failed" and (lost := summary.get("lost_workers")):
-        names = ", ".join(run.worker_names[worker] for worker in lost)
-        yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{names} died on the way; the others went on")
+        replacements = summary.get("replacements") or {}
+        names = named_with_replacements(run.worker_names, replacements)
+        said = ", ".join(names[worker] for worker in lost)
+        how = f"{_count(len(replacements), 'replacement')} joined" if replacements else "the others went on"
+        yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{said} died on the way; {how}")
     if status != "failed" and (skipped := summary.get("skipped")):
         yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{skipped:,} gradients were not finite and left out")
     yield _labelled("records", _short_path(run.folder))
@@ -263,12 +267,13 @@ def _worker_lines(run: RunInfo, summary: Mapping[str, Any], leads: Mapping[str, 
     iterations, shares = summary.get("iterations") or {}, summary.get("waiting_share") or {}
     if not iterations:
         return
-    width = max(len(name) for name in run.worker_names)
-    shown = list(enumerate(run.worker_names))
+    names = named_with_replacements(run.worker_names, summary.get("replacements") or {})
+    width = max(len(name) for name in names)
+    shown = list(enumerate(names))
     if len(shown) > _MOST_WORKERS_IN_SUMMARY:
         shown = sorted(shown, key=lambda worker: shares.get(str(worker[0])) or 0.0)
         shown = [shown[0], shown[-1]]
-        yield f"{len(run.worker_names)}; the one that waited least and the one that waited most:"
+        yield f"{len(names)}; the one that waited least and the one that waited most:"
     for number, name in shown:
         worker = str(number)
         parts = [f"{iterations.get(worker, 0)} iterations"]

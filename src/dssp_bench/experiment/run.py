@@ -152,7 +152,7 @@ class _Run(ABC):
         summary["configuration"] = fingerprint(self.spec.config, dssp_bench.__version__)
         summary["lost_workers"] = report.get("lost_workers", [])
         summary["membership"] = _with_seconds(report.get("membership"))
-        extra = ("server", "replayed", "different_rows", "weights_sha256", "resumed")
+        extra = ("server", "replacements", "replayed", "different_rows", "weights_sha256", "resumed")
         summary |= {key: report[key] for key in extra if key in report}
         return summary | ({"error": error} if error else {})
 

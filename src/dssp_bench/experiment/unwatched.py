@@ -60,6 +60,8 @@ def carried_out(job: LocalJob, look_every_s: float = 1.0) -> Generator[dict[str,
                 yield processes
             elif message.kind is Kind.FAILED:
                 raise DsspBenchError(message.text())
+            elif message.kind is Kind.LOST:
+                local.replace(message.number, message.json()["iterations"])
             elif message.kind is Kind.EVALUATED:
                 evaluation = Evaluation(*message.json())
             elif message.kind is Kind.DONE:

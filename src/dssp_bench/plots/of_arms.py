@@ -251,7 +251,7 @@ def _median(values: Sequence[float | None]) -> float:
 
 def _names_in(arms: Sequence[Arm], workers: int) -> list[str]:
     """The workers' names, or their numbers where arms differ in them."""
-    names = [tuple(of_run.worker_names(arm.runs[0])) for arm in arms]
+    names = [tuple(of_run.distinct_names(arm.runs[0])) for arm in arms]
     same = len(set(names)) == 1 and len(names[0]) == workers
     return list(names[0]) if same else [f"worker {worker}" for worker in range(workers)]
 
@@ -285,7 +285,7 @@ def _openings(arms: Sequence[Arm]) -> dict[str, Figure]:
     if chosen:
         begin, end = max(of_run.opening(run.pushes, TIMELINE_ITERATIONS) for _, run in chosen)
         panels = {
-            arm.label: of_run.activities(run.pushes, end, TIMELINE_WORKERS, of_run.worker_names(run))
+            arm.label: of_run.activities(run.pushes, end, TIMELINE_WORKERS, of_run.distinct_names(run))
             for arm, run in chosen
         }
         made["timeline"] = arm_figures.timelines(panels, (begin, end), _time([arm for arm, _ in chosen]))

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dssp_bench.analysis import series
+from dssp_bench.analysis.names import worker_names
 from dssp_bench.analysis.series import Series
 from dssp_bench.analysis.waiting import lives
 from dssp_bench.core.errors import RecordsError
-from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.plots import figures
 from dssp_bench.plots.figures import Activity, Span
 from dssp_bench.records.reader import RunRecords
@@ -34,16 +34,13 @@ def of_run(records: RunRecords) -> dict[str, Figure]:
     if len(records.evaluations) > 1:
         made["accuracy"] = figures.accuracy_over_time(series.accuracy(records.evaluations), time_label(records))
     if len(records.pushes):
-        made |= _of_pushes(records.pushes, worker_names(records), time_unit(records)) | thresholds(records)
+        made |= _of_pushes(records.pushes, distinct_names(records), time_unit(records)) | thresholds(records)
     return made
 
 
-def worker_names(records: RunRecords) -> tuple[str, ...]:
+def distinct_names(records: RunRecords) -> tuple[str, ...]:
     """The workers' names by number; empty if the configuration does not say them, or some are equal."""
-    try:
-        names = tuple(worker.name for worker in ClusterLayout.model_validate(records.config["cluster"]).workers)
-    except (KeyError, ValueError, RecordsError):  # pydantic's error is a ValueError
-        return ()
+    names = worker_names(records)
     return names if len(set(names)) == len(names) else ()
 
 
@@ -92,7 +89,7 @@ def thresholds(records: RunRecords, title: str = "Threshold") -> dict[str, Figur
 
     If the first grant comes later, it is the same length of time around that.
     """
-    names = worker_names(records)
+    names = distinct_names(records)
     begin, end = _with_a_grant(opening(records.pushes), records.grants)
     allowed = series.threshold(records.pushes[records.pushes["arrived_s"].between(begin, end)])
     if not allowed:

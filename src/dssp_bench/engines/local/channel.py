@@ -4,6 +4,7 @@ import json
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ from dssp_bench.core.messages import new
 _HEADER = struct.Struct("<Bqd")
 _LIMIT = 1 << 17
 _LONGEST_TEXT = 60_000
+_MOST_FILES = 2
 
 
 class Kind(IntEnum):
     """What a message says."""
 
-    READY = 1  # a process can begin
+    READY = 1  # a process can begin; of a worker, number: its process, real: seconds that an iteration may well take
     GO = 2  # start (or go on)
     PUSH = 3  # number: nanoseconds of computing; real: the batch's loss
     NOT_FINITE = 4  # the same, but the gradient must not be applied
@@ -29,6 +31,8 @@ class Kind(IntEnum):
     DONE = 10  # body: JSON
     HANDLE = 11  # body: CUDA handles
     WARNING = 12  # body: a line for people
+    LOST = 13  # number: a worker that is to be replaced; body: JSON
+    REPLACEMENT = 14  # number: a worker's number; body: JSON; with its channel and its memory
 
 
 _KINDS = {kind.value: kind for kind in Kind}  # in a third of the time that Kind() takes
@@ -49,6 +53,11 @@ class Message(NamedTuple):
     def text(self) -> str:
         """The body as a text."""
         return self.body.decode(errors="replace")
+
+
+def _unpacked(frame: bytes) -> Message:
+    kind, number, real = _HEADER.unpack_from(frame)
+    return new(Message, (_KINDS[kind], number, real, frame[_HEADER.size :]))
 
 
 class Channel:
@@ -89,17 +98,52 @@ class Channel:
             frame = self._socket.recv(_LIMIT)
         except ConnectionResetError:
             return None
-        if not frame:
-            return None
-        kind, number, real = _HEADER.unpack_from(frame)
-        return new(Message, (_KINDS[kind], number, real, frame[_HEADER.size :]))
+        return _unpacked(frame) if frame else None
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
 
 
+class FileChannel(Channel):
+    """A channel whose messages may bring open files; those of the latest one are in `files`."""
+
+    files: Sequence[int] = ()
+
+    def send_files(self, kind: Kind, content: Any, number: int, files: Sequence[int]) -> bool:
+        """Send a message with a JSON body, and these files; False if the peer is gone."""
+        frame = _HEADER.pack(kind, number, 0.0) + json.dumps(content).encode()
+        try:
+            socket.send_fds(self._socket, [frame], list(files))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def receive(self) -> Message | None:
+        """Wait for the next message; None if the peer is gone."""
+        try:
+            frame, self.files, _, _ = socket.recv_fds(self._socket, _LIMIT, _MOST_FILES)
+        except ConnectionResetError:
+            return None
+        return _unpacked(frame) if frame else None
+
+
 def channel_pair() -> tuple[Channel, Channel]:
     """Two connected ends; each goes to one process."""
-    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    left, right = _socket_pair()
     return Channel(left), Channel(right)
+
+
+def file_channel_pair() -> tuple[FileChannel, FileChannel]:
+    """The same, for messages with files."""
+    left, right = _socket_pair()
+    return FileChannel(left), FileChannel(right)
+
+
+def channel_of(file: int) -> Channel:
+    """The end that came as a file."""
+    return Channel(socket.socket(fileno=file))
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -53,12 +53,12 @@ class Crew:
 
         Returns when the caller's part, 0, is done. Raises what that or an earlier task raised.
         """
-        self._raise_error()
+        self.check()
         task = _Task(work, then, itertools.count(1))
         for queue in self._queues:
             queue.put(task)
         self._carry_out(task, 0)
-        self._raise_error()
+        self.check()
 
     def drain(self) -> None:
         """Wait until all that was posted is done. Raises what one of the tasks raised."""
@@ -66,14 +66,15 @@ class Crew:
         done.acquire()
         self.post(_nothing, done.release)
         done.acquire()
-        self._raise_error()
+        self.check()
 
     def stripes(self, tensor: Tensor) -> list[Tensor]:
         """Views of a flat tensor, one for each thread."""
         length = -(-tensor.numel() // (self.size * _ALIGNMENT)) * _ALIGNMENT
         return [tensor[number * length : (number + 1) * length] for number in range(self.size)]
 
-    def _raise_error(self) -> None:
+    def check(self) -> None:
+        """Raise what one of the tasks raised, if one did."""
         if self._error is not None:
             raise self._error
 

@@ -3,7 +3,7 @@
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dssp_bench.core.errors import WorkerFailed
 from dssp_bench.core.messages import SECOND, Event, Joined, Left, Nanoseconds, Push, Timer, TimerFired, WorkerId
-from dssp_bench.engines.engine import Engine, OnWorkerLoss
+from dssp_bench.engines.engine import Engine
 from dssp_bench.engines.local.channel import Channel, Kind, Message
 from dssp_bench.engines.local.crew import Copier, Crew
+from dssp_bench.engines.local.leases import LOOKS_EVERY_S, Leases
 from dssp_bench.engines.local.own_time import ServiceTimes
 
 
@@ -29,10 +30,11 @@ class LocalEngine(Engine):
 
     `calendar` says who joins and who leaves when. `on_message` handles what arrives on `others` (the evaluator and
     the driver); the run starts when they are ready too. A worker whose socket closes without a word has died: that is
-    an event, unless `on_worker_loss` is stop, and its name goes to `lost`. A worker that raised sends its traceback
-    first, and that raises WorkerFailed here. The `crew`, if there is one, makes the copies; `times` is told what the
-    server's time goes to. A run that was left at a moment goes on there, and those who were `computing` then do so
-    again, on the weights that lie where they pull.
+    an event, its number goes to `lost`, and `on_loss` is told, which may raise, or say that a replacement will come. A
+    worker that raised sends its traceback first, and that raises WorkerFailed here. One that computes for longer than
+    the `lease`, and than 20 times its median iteration, is killed. The `crew`, if there is one, makes the copies;
+    `times` is told what the server's time goes to. A run that was left at a moment goes on there, and those who were
+    `computing` then do so again, on the weights that lie where they pull.
     """
 
     def __init__(
@@ -46,7 +48,8 @@ class LocalEngine(Engine):
         others: dict[str, Channel] | None = None,
         on_message: Callable[[str, Message | None], None] | None = None,
         startup_timeout_s: float = 120.0,
-        on_worker_loss: OnWorkerLoss = "continue",
+        on_loss: Callable[[WorkerId], bool] = lambda _worker: False,
+        lease_s: float = 30.0,
         left_at: Nanoseconds = 0,
         computing: Sequence[WorkerId] = (),
     ) -> None:
@@ -58,7 +61,9 @@ class LocalEngine(Engine):
         self._on_message = on_message or (lambda _name, _message: None)
         self._times = times
         self._startup_timeout_s = startup_timeout_s
-        self._on_worker_loss = on_worker_loss
+        self._on_loss = on_loss
+        self._leases = Leases(lease_s)
+        self._coming = 0  # replacements that are not here yet
         self._selector = selectors.DefaultSelector()
         for worker, post in posts.items():
             self._selector.register(post.channel, selectors.EVENT_READ, worker)
@@ -99,7 +104,7 @@ class LocalEngine(Engine):
                 self._receive_ready(self._waiting.popleft())
         self.started_at = time.monotonic_ns() - self._left_at
         self._times.begin()
-        self._wake([self._posts[worker] for worker in self._computing if worker in self._posts])
+        self._wake({worker: self._posts[worker] for worker in self._computing})
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next push, departure, arrival or timer, in the order in which they are taken up."""
@@ -113,30 +118,43 @@ class LocalEngine(Engine):
                 return due
             if until is not None and self.now >= until:
                 return None
-            if not self._posts:
+            if not self._posts and not self._coming:
                 self._refuse_to_end_alone()
                 return None
             self._poll(self._patience(until))
+            self._leases.look(self.now)
+            if self._crew:
+                self._crew.check()
         return None
 
     def interrupt(self) -> None:
         """End the run at the next safe point: there will be no more events."""
         self._interrupted = True
 
+    def admit(self, worker: WorkerId, post: Post) -> None:
+        """A replacement is starting; it joins when it is ready."""
+        self._posts[worker] = post
+        self._absent.add(worker)
+        self._workers += 1
+        self._coming -= 1
+        self._selector.register(post.channel, selectors.EVENT_READ, worker)
+
     def deliver(self, released: Sequence[WorkerId], updates: int, timers: Sequence[Timer]) -> None:
         """Copy the current version for every released worker, then wake them."""
         self._times.lap("receive")
         for timer in timers:
             self._timers.append(TimerFired(timer.tag, timer.at))
-        posts = [self._posts[worker] for worker in released if worker in self._posts]
+        posts = {worker: self._posts[worker] for worker in released if worker in self._posts}
         if posts:
-            self._copier.copy([post.weights for post in posts], lambda: self._wake(posts))
+            self._copier.copy([post.weights for post in posts.values()], lambda: self._wake(posts))
         self._times.lap("reply", len(posts))
 
-    def _wake(self, posts: Sequence[Post]) -> None:
+    def _wake(self, posts: Mapping[WorkerId, Post]) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        for post in posts:
+        now = self.now
+        for worker, post in posts.items():
+            self._leases.begin(worker, now)
             post.channel.send(Kind.GO, self.started_at)
 
     def dismiss(self, worker: WorkerId) -> None:
@@ -167,15 +185,22 @@ class LocalEngine(Engine):
         message = post.channel.receive()
         at = self.now
         if message is None:
-            self.lost.append(source)
-            self._forget(source)
-            if self._on_worker_loss == "stop":
-                raise WorkerFailed(f"worker {source} died; on_worker_loss=continue lets the others go on")
-            return None if source in self._absent else Left(source, at)
+            return self._lose(source, at)
         if message.kind is Kind.FAILED:
             raise _failure(source, message)
+        if message.kind is Kind.READY:
+            self._leases.watch(source, message.number, message.real)
+            self._absent.discard(source)
+            return Joined(source, at)
+        self._leases.end(source, message.number)
         self._times.lap("receive", 1)
         return Push(source, at, message.number, message.real, message.kind is Kind.PUSH)
+
+    def _lose(self, worker: WorkerId, at: Nanoseconds) -> Event | None:
+        self.lost.append(worker)
+        self._forget(worker)
+        self._coming += self._on_loss(worker)
+        return None if worker in self._absent else Left(worker, at)
 
     def _receive_ready(self, source: WorkerId | str) -> None:
         if isinstance(source, str):
@@ -186,6 +211,7 @@ class LocalEngine(Engine):
             raise WorkerFailed(f"worker {source} died before it was ready")
         if message.kind is Kind.FAILED:
             raise _failure(source, message)
+        self._leases.watch(source, message.number, message.real)
         self._unready.discard(source)
 
     def _receive_from_other(self, name: str) -> None:
@@ -203,6 +229,7 @@ class LocalEngine(Engine):
             self._crew.drain()  # which may be about to wake it
         self._selector.unregister(post.channel)
         post.channel.close()
+        self._leases.forget(worker)
 
     def _refuse_to_end_alone(self) -> None:
         if len(self.lost) == self._workers:
@@ -226,9 +253,10 @@ class LocalEngine(Engine):
             return event._replace(at=now)
         return None
 
-    def _patience(self, until: Nanoseconds | None) -> float | None:
+    def _patience(self, until: Nanoseconds | None) -> float:
         moments = [event.at for event in self._timers] + ([] if until is None else [until])
-        return max(0.0, (min(moments) - self.now) / SECOND) if moments else None
+        left = (min(moments) - self.now) / SECOND if moments else LOOKS_EVERY_S
+        return min(max(0.0, left), LOOKS_EVERY_S)
 
 
 def _failure(worker: WorkerId, message: Message) -> WorkerFailed:

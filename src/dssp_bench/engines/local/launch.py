@@ -20,7 +20,7 @@ from dssp_bench.core.schedule import LearningRate
 from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
-from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
+from dssp_bench.engines.local.channel import Channel, FileChannel, Kind, Message, channel_pair, file_channel_pair
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.local.memory import SharedTensors, remove_cuda_names
 from dssp_bench.engines.local.processes import (
@@ -65,11 +65,12 @@ class LocalJob:
     checkpoints: CheckpointPlan | None = None
     past: Past | None = None
 
-    @property
-    def expected(self) -> list[WorkerId]:
-        """Who takes part from now on: all but those who have left, if the run goes on."""
-        departed = self.past.departed if self.past else set()
-        return [worker for worker in range(len(self.layout.workers)) if worker not in departed]
+    def places(self) -> dict[WorkerId, WorkerId]:
+        """The place in the layout of each worker that ever took part."""
+        places = {worker: worker for worker in range(len(self.layout.workers))}
+        for worker, former in self.past.replaced if self.past else ():
+            places[worker] = places[former]
+        return places
 
 
 def devices(layout: ClusterLayout) -> list[str]:
@@ -104,7 +105,8 @@ class LocalRun:
     def __init__(self, job: LocalJob) -> None:
         self._job = job
         self._processes: list[BaseProcess] = []
-        self._channel: Channel | None = None
+        self._places = job.places()
+        self._channel: FileChannel | None = None
         self._page: StatusPage | None = None
         self._selector = selectors.DefaultSelector()
 
@@ -135,6 +137,18 @@ class LocalRun:
         """How the run stands."""
         assert self._page
         return self._page.read()
+
+    def replace(self, former: WorkerId, iterations: int) -> None:
+        """Start a worker that takes the place of one that died, and let the server know."""
+        assert self._channel
+        worker = len(self._places)
+        self._places[worker] = self._places[former]
+        here, memory, job = self._worker(worker, iterations)
+        self._launch_worker(job)
+        files = [here.fileno()] + ([memory.fileno()] if memory else [])
+        self._channel.send_files(Kind.REPLACEMENT, {"former": former}, worker, files)
+        here.close()
+        job.channel.close()
 
     def message(self, timeout_s: float) -> Message | None:
         """What the server says within that time; None if it says nothing. Raises EOFError if it is gone."""
@@ -186,43 +200,53 @@ class LocalRun:
         self._page = StatusPage(status.views()[0])
         self._page.begin()
 
-        made = job.past.iterations if job.past else {}
+        made, departed = (job.past.iterations, job.past.departed) if job.past else ({}, set())
         worker_jobs, meetings = [], {}
-        for worker in job.expected:
-            here, there = channel_pair()
-            device = on[worker]
-            handles = where != "cpu" and device != "cpu"
-            memory = None if handles else SharedTensors([sizes[0], sizes[0], sizes[1]])
+        for worker in sorted(self._places.keys() - departed):
+            here, memory, worker_job = self._worker(worker, made.get(worker, 0))
             meetings[worker] = (here, memory)
-            worker_jobs.append(
-                WorkerJob(
-                    worker, there, device, memory, job.layout, job.worker, job.options.threads, made.get(worker, 0)
-                )
-            )
+            worker_jobs.append(worker_job)
         to_evaluator, evaluator_end = channel_pair()
         handles = where != "cpu" and job.evaluation_device != "cpu"
         snapshots = None if handles else SharedTensors(sizes * _SNAPSHOTS)
         evaluator_job = EvaluatorJob(
             evaluator_end, job.evaluation_device, snapshots, job.evaluator, job.options.threads
         )
-        self._channel, driver_end = channel_pair()
+        self._channel, driver_end = file_channel_pair()
         self._selector.register(self._channel, selectors.EVENT_READ)
         server_job = ServerJob(
             where, job.paradigm, job.layout, job.limits, job.rates, job.optimizer,
             SharedTensors.copy_of([parameters, statistics, momentum]), meetings,
             to_evaluator, snapshots, _SNAPSHOTS, job.evaluate_every, job.target_accuracy,
-            driver_end, status, job.recorder, job.options.startup_timeout_s, job.on_worker_loss,
+            driver_end, status, job.recorder, job.options, job.on_worker_loss,
             job.checkpoints, job.past,
         )  # fmt: skip
 
         self._launch("server", run_server, server_job)
         for worker_job in worker_jobs:
-            self._launch(job.layout.workers[worker_job.worker].name, run_worker, worker_job)
+            self._launch_worker(worker_job)
         self._launch("evaluator", run_evaluator, evaluator_job)
         for channel in [here for here, _ in meetings.values()] + [j.channel for j in worker_jobs]:
             channel.close()
         for channel in (to_evaluator, evaluator_end, driver_end):
             channel.close()
+
+    def _worker(self, worker: WorkerId, iterations: int) -> tuple[Channel, SharedTensors | None, WorkerJob]:
+        """The server's end of a channel to a worker, the memory they share on the CPU, and the worker's job."""
+        job, place = self._job, self._places[worker]
+        here, there = channel_pair()
+        device = devices(job.layout)[place]
+        memory = None
+        if "cpu" in (device, server_device(job.layout)):
+            parameters, statistics, _ = job.initial
+            memory = SharedTensors([(part.shape, torch.float32) for part in (parameters, parameters, statistics)])
+        worker_job = WorkerJob(
+            worker, place, there, device, memory, job.layout, job.worker, job.options.threads, iterations
+        )
+        return here, memory, worker_job
+
+    def _launch_worker(self, job: WorkerJob) -> None:
+        self._launch(job.layout.workers[job.place].name, run_worker, job)
 
     def _launch(self, name: str, main: Callable[[Any], None], job: Any) -> None:
         context = multiprocessing.get_context("forkserver")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,6 +36,19 @@ class SharedMemory:
         os.ftruncate(self._fd, self._size)
         self._map = mmap.mmap(self._fd, self._size)
 
+    @classmethod
+    def of_file(cls, file: int, size: int) -> Self:
+        """The memory behind a file that came from another process of the run."""
+        memory = cls.__new__(cls)
+        memory._size = max(size, mmap.PAGESIZE)
+        memory._fd = file
+        memory._map = mmap.mmap(file, memory._size)
+        return memory
+
+    def fileno(self) -> int:
+        """The file that another process can map."""
+        return self._fd
+
     def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor of this shape over the memory from `offset` bytes on."""
         count = torch.Size(shape).numel()
@@ -59,15 +72,19 @@ class SharedMemory:
 
 
 class SharedTensors:
-    """Tensors of given shapes and types, one after the other in one piece of shared memory."""
+    """Tensors of given shapes and types, one after the other in one piece of shared memory; new, or behind a file."""
 
-    def __init__(self, specs: Sequence[tuple[Sequence[int], torch.dtype]]) -> None:
+    def __init__(self, specs: Sequence[tuple[Sequence[int], torch.dtype]], file: int | None = None) -> None:
         self._specs = [(tuple(shape), dtype) for shape, dtype in specs]
         self._offsets, size = [], 0
         for shape, dtype in self._specs:
             self._offsets.append(size)
             size += -(-torch.Size(shape).numel() * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-        self._memory = SharedMemory(size)
+        self._memory = SharedMemory(size) if file is None else SharedMemory.of_file(file, size)
+
+    def fileno(self) -> int:
+        """The file of the memory."""
+        return self._memory.fileno()
 
     @classmethod
     def copy_of(cls, tensors: Sequence[Tensor]) -> "SharedTensors":

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.errors import DsspBenchError, WorkerFailed
 from dssp_bench.core.messages import Evaluation, Joined, Left, Nanoseconds, Outcome, WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
@@ -29,17 +29,19 @@ from dssp_bench.core.update import SGD
 from dssp_bench.engines.checkpoints import CheckpointPlan, Checkpoints, Past, check
 from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
-from dssp_bench.engines.local.channel import Channel, Kind, Message
+from dssp_bench.engines.local.channel import Channel, FileChannel, Kind, Message, channel_of
 from dssp_bench.engines.local.crew import Copier, Crew, StripedUpdate, threads_for
 from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
 from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
 from dssp_bench.engines.observer import Membership, Observer, Recorder, Recording, Snapshots
+from dssp_bench.engines.options import LocalOptions
 from dssp_bench.engines.replay import ReplayEngine
 from dssp_bench.engines.serve import serve
 from dssp_bench.engines.status import StatusPage
 from dssp_bench.worker import Worker
 
+_log = logging.getLogger(__name__)
 _PARTS = ("weights", "statistics")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
@@ -68,9 +70,13 @@ class EvaluatorFactory(Protocol):
 
 @dataclass
 class WorkerJob:
-    """All that a worker's process needs. On the CPU `memory` holds pulled weights, gradient and statistics."""
+    """All that a worker's process needs. On the CPU `memory` holds pulled weights, gradient and statistics.
+
+    `place` is the worker's number in the layout, which differs from its own if it takes the place of one that died.
+    """
 
     worker: WorkerId
+    place: WorkerId
     channel: Channel
     device: str
     memory: SharedTensors | None
@@ -108,10 +114,10 @@ class ServerJob:
     snapshot_count: int
     evaluate_every: float
     target_accuracy: float | None
-    driver: Channel
+    driver: FileChannel
     status: SharedTensors
     recorder: Callable[[], Recorder]
-    startup_timeout_s: float
+    options: LocalOptions
     on_worker_loss: OnWorkerLoss
     checkpoints: CheckpointPlan | None
     past: Past | None
@@ -126,9 +132,11 @@ def run_worker(job: WorkerJob) -> None:
     with _failures_told_to(job.channel):
         slot_weights, slot = _open_slot(job)
         weights, local_slot = _on_device(slot_weights, slot, job.device)
-        worker = job.factory(job.worker, job.device, weights, local_slot, job.iterations)
+        began = time.monotonic()
+        worker = job.factory(job.place, job.device, weights, local_slot, job.iterations)
+        may_take_s = (time.monotonic() - began) * job.layout.largest_slowdown(job.place)
         own_time = OwnTime()
-        job.channel.send(Kind.READY)
+        job.channel.send(Kind.READY, os.getpid(), may_take_s)
         while (message := job.channel.receive()) and message.kind is Kind.GO:
             began, own_began = time.monotonic_ns(), own_time.now()
             if weights is not slot_weights:
@@ -138,7 +146,7 @@ def run_worker(job: WorkerJob) -> None:
             if local_slot is not slot:
                 _copy_slot(slot, local_slot)
             loss_value = _synchronised(loss)
-            slowdown = job.layout.slowdown(job.worker, began - message.number)
+            slowdown = job.layout.slowdown(job.place, began - message.number)
             compute = round((own_time.now() - own_began) * slowdown)
             _sleep_until(began + compute)  # what it had to wait for a core is part of its sleep
             if not job.channel.send(kind, compute, loss_value):
@@ -254,7 +262,10 @@ class _Server:
         self._membership = Membership()
         weights, self._statistics, momentum = (t.to(job.device, copy=True) for t in job.initial.views())
         self._weights = weights
-        posts, slots = self._meet_workers()
+        self._places = {worker: worker for worker in range(len(job.layout.workers))}
+        self._replaced: dict[WorkerId, WorkerId] = {}
+        self._restarts: Counter[WorkerId] = Counter()
+        posts = self._meet_workers()
         self._snapshots = self._meet_evaluator()
         self._free = list(range(job.snapshot_count))
         self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
@@ -265,7 +276,7 @@ class _Server:
         rule = StripedUpdate(crew, weights, self._sgd) if crew else self._sgd(weights)
         self._copier = Copier(weights, crew)
         self._parameters = _TimedServer(
-            self._times, weights, rule, slots, statistics=self._statistics, momentum=momentum
+            self._times, weights, rule, self._slots, statistics=self._statistics, momentum=momentum
         )
         self._coordinator = Coordinator(job.paradigm, job.layout.present)
         self._interrupted = False
@@ -282,8 +293,9 @@ class _Server:
             calendar=_calendar(job.layout, past),
             others={"evaluator": job.evaluator, "driver": job.driver},
             on_message=self._on_message,
-            startup_timeout_s=job.startup_timeout_s,
-            on_worker_loss=job.on_worker_loss,
+            startup_timeout_s=job.options.startup_timeout_s,
+            on_loss=self._on_loss,
+            lease_s=job.options.lease_s,
             left_at=past.left_at if past else 0,
             computing=past.state["computing"] if past else (),
         )
@@ -291,7 +303,7 @@ class _Server:
     def run(self) -> None:
         job = self._job
         snapshots = Snapshots(job.evaluate_every, job.rates.batch_size, self._take_snapshot)
-        checkpoints = Checkpoints(
+        self._checkpoints = checkpoints = Checkpoints(
             job.checkpoints, self._coordinator, self._recorder, self._membership, snapshots, self._state,
             interrupted=lambda: self._interrupted,
         )  # fmt: skip
@@ -306,6 +318,8 @@ class _Server:
                 self._coordinator, self._engine, job.limits, job.rates, self._parameters, observers, left_at
             )
             service_times = self._times.summary(duration - (left_at or 0))
+            if self._crew:
+                self._crew.drain()  # which raises what its last task did
             self._await_evaluations()
             snapshots.on_finish(duration)  # once more, if no copy was free for the last one
             self._await_evaluations()
@@ -315,6 +329,7 @@ class _Server:
         report = {
             "membership": self._membership.events,
             "lost_workers": self._lost,
+            "replacements": {str(worker): former for worker, former in self._replaced.items()},
             "server": service_times,
             "weights_sha256": self._parameters.digest(),
         }
@@ -339,10 +354,18 @@ class _Server:
             for part, tensor in zip(_PARTS, self._snapshots[2 * number : 2 * number + 2], strict=True):
                 tensors[f"snapshot.{number}.{part}"] = tensor.to("cpu", copy=True)
         pending = {str(number): snapshot for number, snapshot in self._pending.items()}
-        return {"computing": computing, "pending": pending, "lost": self._lost}, tensors
+        more = {
+            "computing": computing,
+            "pending": pending,
+            "lost": self._lost,
+            "replaced": list(self._replaced.items()),
+        }
+        return more, tensors
 
     def _restore(self, past: Past) -> None:
         """Bring everything to where the run was left, by what was recorded and what the checkpoint has."""
+        for worker, former in past.replaced:
+            self._take_place(worker, former)
         observers = [Recording(self._recorder), self._page]
         serve(self._coordinator, ReplayEngine(past.events()), Limits(), self._job.rates, None, observers)
         check(self._coordinator, past)
@@ -366,15 +389,46 @@ class _Server:
         before = self._job.past.state["lost"] if self._job.past else []
         return [*before, *self._engine.lost]
 
+    # --- who dies, and who takes whose place ---
+
+    def _on_loss(self, worker: WorkerId) -> bool:
+        """After a death the run ends, or goes on; True if a replacement will come."""
+        job, place = self._job, self._places[worker]
+        if job.on_worker_loss == "stop":
+            raise WorkerFailed(f"worker {worker} died; on_worker_loss=continue lets the others go on")
+        if job.on_worker_loss == "continue":
+            return False
+        if self._restarts[place] >= job.options.restarts:
+            _log.warning("worker %d died, and has been replaced %d times: no more", worker, self._restarts[place])
+            return False
+        self._restarts[place] += 1
+        return job.driver.send_json(Kind.LOST, {"iterations": self._checkpoints.position(worker)}, worker)
+
+    def _on_replacement(self, worker: WorkerId, former: WorkerId) -> None:
+        channel, *memory = self._job.driver.files
+        self._take_place(worker, former)
+        self._checkpoints.take_place(worker, former)
+        self._engine.admit(worker, self._meet(worker, channel_of(channel), self._memory(memory)))
+
+    def _take_place(self, worker: WorkerId, former: WorkerId) -> None:
+        self._places[worker] = self._places[former]
+        self._replaced[worker] = former
+        self._page.replace(former, worker)
+
+    def _memory(self, files: Sequence[int]) -> SharedTensors | None:
+        shapes = [(tensor.shape, torch.float32) for tensor in (self._weights, self._weights, self._statistics)]
+        return SharedTensors(shapes, files[0]) if files else None
+
     # --- who is there ---
 
-    def _meet_workers(self) -> tuple[dict[WorkerId, Post], dict[WorkerId, Slot]]:
-        posts, slots = {}, {}
-        for worker, (channel, memory) in self._job.workers.items():
-            weights, gradient, statistics = memory.views() if memory else self._hand_over(channel)
-            posts[worker] = Post(channel, weights)
-            slots[worker] = Slot(gradient, statistics)
-        return posts, slots
+    def _meet_workers(self) -> dict[WorkerId, Post]:
+        self._slots: dict[WorkerId, Slot] = {}
+        return {worker: self._meet(worker, *parts) for worker, parts in self._job.workers.items()}
+
+    def _meet(self, worker: WorkerId, channel: Channel, memory: SharedTensors | None) -> Post:
+        weights, gradient, statistics = memory.views() if memory else self._hand_over(channel)
+        self._slots[worker] = Slot(gradient, statistics)
+        return Post(channel, weights)
 
     def _hand_over(self, channel: Channel) -> list[Tensor]:
         """Room for one worker in the server's own CUDA memory; the worker gets handles."""
@@ -417,6 +471,8 @@ class _Server:
             if message is None or message.kind is Kind.STOP:
                 self._interrupted = True
                 self._engine.interrupt()
+            elif message.kind is Kind.REPLACEMENT:
+                self._on_replacement(message.number, message.json()["former"])
         elif message is None:
             raise DsspBenchError("the evaluator died")
         elif message.kind is Kind.FAILED:
@@ -472,9 +528,11 @@ class _Started(Observer):
 
 def _calendar(layout: ClusterLayout, past: Past | None) -> list[Joined | Left]:
     """Who joins and who leaves when, except those who have joined; of those who have left nobody asks."""
-    there = {int(worker) for worker in past.state["clocks"]} if past else set()
-    late = [event for event in layout.events if event.join and event.worker not in there]
-    joins = [Joined(event.worker, round(event.at_s * 1e9)) for event in late]
+    joins = [Joined(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.join]
+    if past:
+        there = {int(worker) for worker in past.state["clocks"]}
+        joins += [Joined(worker, past.left_at) for worker, _ in past.replaced]
+        joins = [event for event in joins if event.worker not in there]
     return joins + [Left(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.leave]
 
 

@@ -1,0 +1,73 @@
+"""How long a worker may compute before it is taken to hang, and the end of one that does."""
+
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+
+from dssp_bench.core.messages import SECOND, Nanoseconds, WorkerId
+
+LOOKS_EVERY_S = 1.0
+_TIMES_MEDIAN = 20
+_REMEMBERED = 31
+_SUSPENDED_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Leases:
+    """The moments at which workers began, what their iterations took, and their processes.
+
+    A process is held by a descriptor and not by its number, which could be another's when it is killed. If the server
+    has not looked for much longer than it wanted to, the whole run was suspended, and nobody hung.
+    """
+
+    def __init__(self, lease_s: float, kill: Callable[[int], object] | None = None) -> None:
+        self._lease = round(lease_s * SECOND)
+        self._kill = kill or (lambda process: signal.pidfd_send_signal(process, signal.SIGKILL))
+        self._processes: dict[WorkerId, int] = {}
+        self._at_least: dict[WorkerId, Nanoseconds] = {}
+        self._began: dict[WorkerId, Nanoseconds] = {}
+        self._took: dict[WorkerId, deque[Nanoseconds]] = {}
+        self._looked_at: Nanoseconds = 0
+
+    def watch(self, worker: WorkerId, pid: int, iteration_s: float) -> None:
+        """This is the worker's process, and an iteration of its own may well take so long."""
+        self._at_least[worker] = max(self._lease, round(_TIMES_MEDIAN * iteration_s * SECOND))
+        self._took[worker] = deque(maxlen=_REMEMBERED)
+        with suppress(ProcessLookupError):  # it has died, as the end of its channel will say
+            self._processes[worker] = os.pidfd_open(pid)
+
+    def begin(self, worker: WorkerId, at: Nanoseconds) -> None:
+        """The worker begins an iteration."""
+        self._began[worker] = at
+
+    def end(self, worker: WorkerId, took: Nanoseconds) -> None:
+        """The worker has pushed."""
+        self._began.pop(worker, None)
+        self._took[worker].append(took)
+
+    def forget(self, worker: WorkerId) -> None:
+        """The worker has left."""
+        self._began.pop(worker, None)
+        if (process := self._processes.pop(worker, None)) is not None:
+            os.close(process)
+
+    def look(self, now: Nanoseconds) -> None:
+        """Kill those whose lease has run out; their death is noticed as any other."""
+        if now - self._looked_at < LOOKS_EVERY_S * SECOND:
+            return
+        if now - self._looked_at > _SUSPENDED_S * SECOND:
+            self._began = dict.fromkeys(self._began, now)
+        self._looked_at = now
+        for worker, began in list(self._began.items()):
+            if now - began > self._at_least[worker] and now - began > _TIMES_MEDIAN * median(self._took[worker] or [0]):
+                self._end(worker, (now - began) / SECOND)
+
+    def _end(self, worker: WorkerId, computed_s: float) -> None:
+        del self._began[worker]  # it is told once
+        _log.warning("worker %d has computed for %.0f s and is taken to hang; it is killed", worker, computed_s)
+        with suppress(ProcessLookupError, KeyError):
+            self._kill(self._processes[worker])

@@ -1,0 +1,83 @@
+"""Who is taken to hang: with processes that are only numbers, and moments that are only said."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from dssp_bench.core.messages import SECOND
+from dssp_bench.engines.local.leases import Leases
+
+
+class Watched:
+    """Leases of 30 s on workers that are all this process, and whom they would have killed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, iteration_s: float = 0.1, workers: int = 2) -> None:
+        self.killed: list[int] = []
+        monkeypatch.setattr(os, "pidfd_open", lambda pid: pid)
+        monkeypatch.setattr(os, "close", lambda descriptor: None)
+        self.leases = Leases(30.0, kill=self.killed.append)
+        self.leases.look(SECOND)
+        for worker in range(workers):
+            self.leases.watch(worker, 100 + worker, iteration_s)
+
+    def pass_until(self, moment_s: int, since_s: int = 2) -> None:
+        """Look every second."""
+        for second in range(since_s, moment_s + 1):
+            self.leases.look(second * SECOND)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Watched]:
+    return lambda **options: Watched(monkeypatch, **options)
+
+
+def test_a_worker_that_computes_for_longer_than_its_lease_is_killed_once(watched: Callable[..., Watched]) -> None:
+    two = watched()
+    two.leases.begin(0, 1 * SECOND)
+    two.pass_until(31)
+    assert two.killed == []
+    two.pass_until(40, since_s=32)
+    assert two.killed == [100]
+
+
+def test_one_that_pushed_or_is_held_or_has_left_is_not(watched: Callable[..., Watched]) -> None:
+    two = watched()
+    for worker in (0, 1):
+        two.leases.begin(worker, SECOND)
+    two.leases.end(0, 2 * SECOND)
+    two.leases.forget(1)
+    two.pass_until(100)
+    assert two.killed == []
+
+
+def test_one_whose_iterations_are_long_gets_twenty_times_their_median(watched: Callable[..., Watched]) -> None:
+    two = watched()
+    for took in (1, 10, 10, 10, 500):
+        two.leases.begin(0, SECOND)
+        two.leases.end(0, took * SECOND)
+    two.leases.begin(0, 2 * SECOND)
+    two.pass_until(202)
+    assert two.killed == []
+    two.pass_until(203, since_s=203)
+    assert two.killed == [100]
+
+
+def test_before_its_first_push_what_it_took_to_get_ready_counts(watched: Callable[..., Watched]) -> None:
+    two = watched(iteration_s=4.0)
+    two.leases.begin(0, SECOND)
+    two.pass_until(81)
+    assert two.killed == []
+    two.pass_until(82, since_s=82)
+    assert two.killed == [100]
+
+
+def test_if_the_whole_run_was_suspended_nobody_hung(watched: Callable[..., Watched]) -> None:
+    two = watched()
+    two.leases.begin(0, 1 * SECOND)
+    two.pass_until(20)
+    two.leases.look(3600 * SECOND)
+    two.pass_until(3630, since_s=3601)
+    assert two.killed == []
+    two.pass_until(3631, since_s=3631)
+    assert two.killed == [100]
