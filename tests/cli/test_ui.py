@@ -15,7 +15,8 @@ import pytest
 
 from dssp_bench.cli.ui import comparison_address, experiment_of, free_port, ui
 from dssp_bench.core.errors import ConfigurationError
-from dssp_bench.experiment.mlflow_log import EXPERIMENT, VIEW_KEY, VIEW_TAG
+from dssp_bench.experiment.mlflow_store import EXPERIMENT
+from dssp_bench.experiment.mlflow_view import VIEW_KEY, VIEW_TAG
 
 
 def store(folder: Path, *statements: str) -> Path:
@@ -82,7 +83,7 @@ def test_a_port_that_does_not_exist_is_refused() -> None:
 SERVE = """
 import sys
 from pathlib import Path
-from dssp_bench.experiment.mlflow_log import open_store
+from dssp_bench.experiment.mlflow_store import open_store
 from dssp_bench.cli.ui import ui
 open_store(Path(sys.argv[1]))
 ui(Path(sys.argv[1]), 0)

@@ -254,6 +254,29 @@ def resume(
 
 
 @app.command()
+def sync(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUNS",
+            help="Runs' folders, or their names under the runs folder; by default all.",
+            show_default=False,
+        ),
+    ] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
+) -> None:
+    """Send to MLflow what it lacks of runs that are over: all of it if mlflow.db was deleted, nothing the second time.
+
+    A run is sent if its configuration says tracking.mlflow=true. One that
+    goes on is left alone; one whose process was killed is completed first.
+    """
+    from dssp_bench.cli.sync import sync_runs
+
+    with _mistakes_shown():
+        raise typer.Exit(sync_runs(runs or [], runs_dir))
+
+
+@app.command()
 def ui(
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page, which only this machine can open.")] = 5000,

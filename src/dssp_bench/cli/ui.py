@@ -37,7 +37,7 @@ def ui(runs_dir: Path, port: int) -> None:
 
     Raises ConfigurationError if there are no runs or the port is taken, DsspBenchError if MLflow does not start.
     """
-    from dssp_bench.experiment.mlflow_log import database
+    from dssp_bench.experiment.mlflow_store import database
 
     store = database(runs_dir)
     if not store.exists():
@@ -73,7 +73,8 @@ def experiment_of(store: Path) -> tuple[str | None, str | None]:
 
     Read without MLflow, whose import takes longer than everything else here.
     """
-    from dssp_bench.experiment.mlflow_log import EXPERIMENT, VIEW_KEY, VIEW_TAG
+    from dssp_bench.experiment.mlflow_store import EXPERIMENT
+    from dssp_bench.experiment.mlflow_view import VIEW_KEY, VIEW_TAG
 
     try:
         with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
