@@ -16,6 +16,7 @@ from dssp_bench.experiment.run import run
 from dssp_bench.experiment.spec import build_spec
 from dssp_bench.experiment.watcher import RunInfo, RunStatus
 from dssp_bench.paradigms.asp import ASP
+from dssp_bench.records.lock import goes_on
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import DIGITS, HETERO, PARADIGMS, RESNET, spec, troubled
 from tests.experiment.watching import Watched
@@ -314,3 +315,21 @@ def test_what_acts_in_virtual_time_only_is_named_when_real_processes_start(
     workers = [{"device": "cpu", "jitter": "shared"}]
     run(spec(tmp_path, engine="local", cluster={"workers": workers, "network": {"latency_s": 0.1}}))
     assert "this cluster's jitter and costs of network and server act in virtual time only" in caplog.text
+
+
+def test_a_folder_that_cannot_be_described_is_refused_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dssp_bench.experiment.run.write_json", full)
+    with pytest.raises(ConfigurationError, match=f"cannot write to {tmp_path}: No space left on device"):
+        run(spec(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_holds_its_folder_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    held: list[bool] = []
+    watched = Watched(lambda: held.append(goes_on(tmp_path / watched.run.name)) if watched.run else None)
+    result = run(spec(tmp_path), [watched])
+    assert held == [True]
+    assert not goes_on(result.folder)

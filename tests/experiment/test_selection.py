@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.paradigm import Paradigm
-from dssp_bench.experiment.mlflow_log import open_store
+from dssp_bench.experiment.mlflow_store import open_store
 from dssp_bench.experiment.selection import Selection, in_words, select
 from dssp_bench.paradigms.bsp import BSP
 from dssp_bench.paradigms.ssp import SSP

@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from dssp_bench.core.messages import SECOND, Nanoseconds, WorkerId
 from dssp_bench.engines.compute_time import PRESETS, Jitter
 
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+# No cost or moment is of another order than a run's: the clock, in nanoseconds, ends after 292 years.
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class _Part(BaseModel):
@@ -55,7 +56,7 @@ class Network(_Part):
 
     latency_s: NonNegative = 0.0
     per_key_s: NonNegative = 0.0
-    bandwidth_bytes_per_s: Positive | None = None
+    bandwidth_bytes_per_s: Annotated[float, Field(ge=1)] | None = None
 
     def transit(self, keys: int, size: int) -> Nanoseconds:
         """Nanoseconds for one message of so many keys and bytes."""

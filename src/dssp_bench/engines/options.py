@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
 
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -16,7 +18,7 @@ class SimulatedOptions(_Options):
     """
 
     train: bool = True
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Threads = 1
 
 
 class LocalOptions(_Options):
@@ -29,8 +31,8 @@ class LocalOptions(_Options):
     """
 
     pull: Literal["whole"] = "whole"
-    threads: Annotated[int, Field(ge=1)] = 1
-    startup_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    threads: Threads = 1
+    startup_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     lease_s: Annotated[float, Field(gt=0)] = 30.0
     restarts: Annotated[int, Field(ge=0)] = 3
 

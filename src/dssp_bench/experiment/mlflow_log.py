@@ -11,10 +11,7 @@ from typing import Any, NamedTuple
 
 from dssp_bench.experiment.mlflow_content import points_of
 from dssp_bench.experiment.mlflow_run import MlflowRun
-from dssp_bench.experiment.mlflow_store import end_stale_runs, quiet, waiting_at_most
-from dssp_bench.experiment.mlflow_store import log_report as log_report
-from dssp_bench.experiment.mlflow_store import name_by_id as name_by_id
-from dssp_bench.experiment.mlflow_store import open_store as open_store
+from dssp_bench.experiment.mlflow_store import end_stale_runs, open_store, quiet, waiting_at_most
 from dssp_bench.experiment.watcher import RunInfo, Status, Watcher
 from dssp_bench.records.reader import RunRecords
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dssp_bench.core.errors import RecordsError
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.experiment.batch import Item, finished_runs
-from dssp_bench.experiment.mlflow_log import log_report
+from dssp_bench.experiment.mlflow_store import log_report
 from dssp_bench.experiment.report import in_short, result_of, write_report
 from dssp_bench.experiment.sensitivity import sensitivity
 from dssp_bench.experiment.studies import Scale, Study

@@ -3,11 +3,12 @@
 import json
 import logging
 import multiprocessing
+import shutil
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -93,8 +94,16 @@ class _Run(ABC):
         self.spec = spec
         self.watchers = watchers
         self.report: dict[str, Any] = {}
-        self.info = self.prepare()
+        with ExitStack() as held:
+            self._held = held
+            self.info = self.prepare()
+            self._held = held.pop_all()
         self.folder = self.info.folder
+
+    def hold(self, folder: Path) -> Path:
+        """From now to its end the run goes on in this folder."""
+        self._held.enter_context(going_on(folder))
+        return folder
 
     @abstractmethod
     def prepare(self) -> RunInfo:
@@ -106,7 +115,7 @@ class _Run(ABC):
 
     def to_the_end(self) -> RunResult:
         """Carry it out and conclude, whatever happens; KeyboardInterrupt is raised again."""
-        with termination_as_interrupt(), going_on(self.folder):
+        with termination_as_interrupt(), self._held:
             status, error = self._carried_out()
             with interrupt_deferred():
                 result = self._conclude(status, error)
@@ -165,7 +174,7 @@ class _Training(_Run):
     def prepare(self) -> RunInfo:
         """Read the data, and see whether everything fits together."""
         extra = self.put_together()
-        return _describe(self.spec, new_folder(self.spec), extra, self._plan.total_pushes)
+        return _describe(self.spec, self.hold(new_folder(self.spec)), extra, self._plan.total_pushes)
 
     def put_together(self) -> dict[str, Any]:
         """The run's parts; what is to be said of where they are."""
@@ -211,7 +220,8 @@ class _Resumed(_Training):
         before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         here = {"started_at": _now().isoformat(), **where_it_was_left(self.past)}
         self.report["resumed"] = [*before.get("resumed", []), here]
-        surroundings = {**before, "resumed": self.report["resumed"]}
+        now = {key: value for key, value in environment().items() if key in ("host", "pid")}
+        surroundings = {**before, **now, "resumed": self.report["resumed"]}
         write_json(folder / "environment.json", surroundings)
         return _info(self.spec, folder, surroundings, self._plan.total_pushes, goes_on=True)
 
@@ -225,7 +235,8 @@ class _Replay(_Run):
         self._recorded = find_run(self.spec.engine.run, self.spec.runs_dir)
         check_replayable(self._recorded)
         self.spec = replace(recorded_spec(self._recorded), runs_dir=self.spec.runs_dir, tags=self.spec.tags)
-        return _describe(self.spec, new_folder(self.spec), {"replayed": str(self._recorded.folder)}, None)
+        folder = self.hold(new_folder(self.spec))
+        return _describe(self.spec, folder, {"replayed": str(self._recorded.folder)}, None)
 
     def carry_out(self) -> None:
         """Decide everything once more, and compare."""
@@ -268,8 +279,12 @@ def _describe(spec: RunSpec, folder: Path, extra: dict[str, Any], total_pushes: 
     tags = {key: tag for key, tag in spec.tags.items() if key != "command"}
     origin = {"command": spec.tags.get("command", ""), "tags": tags, "started_at": started_at}
     surroundings = {**environment(), **origin, **extra}
-    write_yaml(folder / "config.yaml", {**spec.config, "choices": spec.choices})
-    write_json(folder / "environment.json", surroundings)
+    try:
+        write_yaml(folder / "config.yaml", {**spec.config, "choices": spec.choices})
+        write_json(folder / "environment.json", surroundings)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _unwritable(spec, error) from error
     return _info(spec, folder, surroundings, total_pushes)
 
 
@@ -320,7 +335,11 @@ def new_folder(spec: RunSpec) -> Path:
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise ConfigurationError("runs_dir", f"cannot write to {spec.runs_dir}: {error.strerror}") from error
+        raise _unwritable(spec, error) from error
+
+
+def _unwritable(spec: RunSpec, error: OSError) -> ConfigurationError:
+    return ConfigurationError("runs_dir", f"cannot write to {spec.runs_dir}: {error.strerror}")
 
 
 def _now() -> datetime:

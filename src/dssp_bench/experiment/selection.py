@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dssp_bench.analysis.arms import Condition, flat, shown
 from dssp_bench.core.errors import ConfigurationError, RecordsError
-from dssp_bench.experiment.mlflow_log import name_by_id
+from dssp_bench.experiment.mlflow_store import name_by_id
 from dssp_bench.experiment.spec import nearest, unknown_key
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import TABLES
