@@ -89,7 +89,7 @@ class PlainProgress(_Progress):
         super().start(run)
         self._printed_at = self._now()
         if not self._brief:
-            self._print(f"{_title(run)}: starting {_count(len(run.worker_names), 'worker')}")
+            self._print(f"{_title(run)}: {_beginning(run)}")
 
     def progress(self, status: RunStatus) -> None:
         """Print a line if the last one is long ago."""
@@ -152,7 +152,7 @@ class LiveProgress(_Progress):
         assert self._run is not None
         title = Text(_title(self._run), style="bold", no_wrap=True, overflow="ellipsis")
         if self._status is None:
-            return Group(title, Text(f"starting {_count(len(self._run.worker_names), 'worker')} ...", style="dim"))
+            return Group(title, Text(f"{_beginning(self._run)} ...", style="dim"))
         return Group(title, *self._headline(self._status), *self._workers(self._status))
 
     def _headline(self, status: RunStatus) -> Iterator[RenderableType]:
@@ -297,6 +297,12 @@ def _title(run: RunInfo) -> str:
     return f"{', '.join(parts)}, {choice('engine', '?')} engine, seed {run.seed}"
 
 
+def _beginning(run: RunInfo) -> str:
+    resumed = run.environment.get("resumed")
+    after = f", to go on after {_count(resumed[-1]['after_pushes'], 'push')}" if resumed else ""
+    return f"starting {_count(len(run.worker_names), 'worker')}{after}"
+
+
 def _row(worker: WorkerStatus, elapsed_s: float) -> tuple[RenderableType, ...]:
     return (
         Text(worker.name),
@@ -327,7 +333,8 @@ def _seconds(seconds: float, run: RunInfo) -> str:
 
 
 def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    plural = "es" if thing.endswith("sh") else "s"
+    return f"{number:,} {thing}{'' if number == 1 else plural}"
 
 
 def _one_line(text: str, style: str = "") -> Text:

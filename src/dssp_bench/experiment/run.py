@@ -223,7 +223,7 @@ class _Resumed(_Training):
         now = {key: value for key, value in environment().items() if key in ("host", "pid")}
         surroundings = {**before, **now, "resumed": self.report["resumed"]}
         write_json(folder / "environment.json", surroundings)
-        return _info(self.spec, folder, surroundings, self._plan.total_pushes, goes_on=True)
+        return _info(self.spec, folder, surroundings, self._plan.total_pushes)
 
 
 class _Replay(_Run):
@@ -288,9 +288,7 @@ def _describe(spec: RunSpec, folder: Path, extra: dict[str, Any], total_pushes: 
     return _info(spec, folder, surroundings, total_pushes)
 
 
-def _info(
-    spec: RunSpec, folder: Path, surroundings: dict[str, Any], total_pushes: int | None, goes_on: bool = False
-) -> RunInfo:
+def _info(spec: RunSpec, folder: Path, surroundings: dict[str, Any], total_pushes: int | None) -> RunInfo:
     return RunInfo(
         name=folder.name,
         folder=folder,
@@ -302,7 +300,6 @@ def _info(
         seed=spec.seed,
         total_pushes=total_pushes,
         tags=spec.tags,
-        goes_on=goes_on,
     )
 
 

@@ -24,7 +24,6 @@ class RunInfo:
     seed: int
     total_pushes: int | None
     tags: dict[str, str] = field(default_factory=dict)
-    goes_on: bool = False  # from a checkpoint, or anew in the folder of a run that came to no end
 
 
 class WorkerStatus(NamedTuple):
