@@ -1,11 +1,12 @@
 """Messages between two processes: whole, in order, and a dead peer is seen."""
 
 import math
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
+from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_of, channel_pair, file_channel_pair
 
 Pair = tuple[Channel, Channel]
 
@@ -104,3 +105,46 @@ def test_a_peer_that_does_not_read_has_no_room_after_a_while(pair: Pair) -> None
     there.close()
     assert here.has_room()  # for a message that nobody will read, so nobody waits
     assert not here.send(Kind.EVALUATED)
+
+
+def test_whether_there_is_news_is_known_without_receiving_it(pair: Pair) -> None:
+    here, there = pair
+    assert not there.has_news(within_s=0)
+    here.send(Kind.READY)
+    assert there.has_news(within_s=60)
+    assert there.receive() == Message(Kind.READY)
+    here.close()
+    assert there.has_news(within_s=60), "the end of the channel is news"
+    assert there.receive() is None
+
+
+def test_a_message_may_bring_a_channel_and_a_file() -> None:
+    here, there = file_channel_pair()
+    mine, theirs = channel_pair()
+    file = os.memfd_create("test")
+    os.write(file, b"memory")
+    assert here.send_files(Kind.REPLACEMENT, {"former": 1}, 7, [theirs.fileno(), file])
+    theirs.close()
+    message = there.receive()
+    assert message is not None
+    assert (message.kind, message.number, message.json()) == (Kind.REPLACEMENT, 7, {"former": 1})
+    channel, arrived = channel_of(there.files[0]), there.files[1]
+    mine.send(Kind.GO, 5)
+    assert channel.receive() == Message(Kind.GO, 5)
+    assert os.pread(arrived, 10, 0) == b"memory"
+    here.send(Kind.STOP)
+    assert there.receive() == Message(Kind.STOP)
+    assert there.files == []
+    for end in (here, mine, channel):
+        end.close()
+    assert there.receive() is None
+    there.close()
+    os.close(file)
+    os.close(arrived)
+
+
+def test_files_for_a_peer_that_is_gone_stay_here() -> None:
+    here, there = file_channel_pair()
+    there.close()
+    assert not here.send_files(Kind.REPLACEMENT, {}, 7, [0])
+    here.close()

@@ -33,7 +33,7 @@ class LocalOptions(_Options):
     pull: Literal["whole"] = "whole"
     threads: Threads = 1
     startup_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    lease_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     restarts: Annotated[int, Field(ge=0)] = 3
 
 

@@ -203,7 +203,7 @@ def final_summary(
         yield Text.assemble((f"  {'degraded':<12}", "bold red"), f"{skipped:,} gradients were not finite and left out")
     yield _labelled("records", _short_path(run.folder))
     if (run.folder / "checkpoints").exists():
-        yield _labelled("", f"`dssp-bench resume {_short_path(run.folder)}` goes on from the newest checkpoint")
+        yield _labelled("", f"`dssp-bench resume {_short_path(run.folder)}` goes on")
     elsewhere = "" if run.runs_dir == default_runs_dir() else f" --runs-dir {_short_path(run.runs_dir)}"
     yield _labelled("", f"`dssp-bench ui{elsewhere}` shows all runs")
 

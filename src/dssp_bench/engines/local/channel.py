@@ -92,6 +92,12 @@ class Channel:
         poll.register(self, select.POLLOUT)
         return bool(poll.poll(0))
 
+    def has_news(self, within_s: float) -> bool:
+        """Whether there is something to receive, at the latest after so long."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return bool(poll.poll(within_s * 1000))
+
     def receive(self) -> Message | None:
         """Wait for the next message; None if the peer is gone."""
         try:

@@ -42,6 +42,7 @@ from dssp_bench.engines.status import StatusPage
 from dssp_bench.worker import Worker
 
 _log = logging.getLogger(__name__)
+_EVALUATION_S = 3600.0  # longer than any, the first of which nobody knows
 _PARTS = ("weights", "statistics")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
@@ -462,8 +463,15 @@ class _Server:
         self._job.evaluator.send(Kind.SNAPSHOT, number)
 
     def _await_evaluations(self) -> None:
-        """The run is over, so there is time."""
+        """The run is over, so there is time; but not for an evaluator that hangs."""
         while self._pending:
+            if not self._job.evaluator.has_news(_EVALUATION_S):
+                _log.warning(
+                    "the evaluator has said nothing for an hour; %d evaluations are missing", len(self._pending)
+                )
+                self._pending.clear()
+                self._free.clear()
+                return
             self._on_message("evaluator", self._job.evaluator.receive())
 
     def _on_message(self, name: str, message: Message | None) -> None:
