@@ -184,8 +184,7 @@ def test_when_the_driver_is_killed_nothing_of_its_run_stays(moment: str, start: 
     assert gone(family)
     assert set(os.listdir("/dev/shm")) <= before
     if moment == "training":
-        assert eventually(lambda: driver.records.finished)
-        assert len(driver.records.pushes) >= 5
+        assert not driver.records.finished, "nobody is left who could be writing there"
 
 
 def test_a_script_without_a_guard_is_told_about_it_and_makes_one_run_only(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@ import pickle
 import struct
 import subprocess
 import sys
+from hashlib import md5, sha256
 from pathlib import Path
 from threading import Event
+from typing import Any
 from urllib.error import HTTPError, URLError
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dssp_bench.core.errors import DataNotFound
+from dssp_bench.core.errors import ConfigurationError, DataNotFound
 from dssp_bench.tasks.data import digits, fashion_mnist
 from dssp_bench.tasks.data import download as downloads
 from dssp_bench.tasks.data.cifar import CIFAR10, CIFAR100
@@ -42,6 +44,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(downloads, "urlopen", refuse)
     monkeypatch.setattr(fashion_mnist, "DEBIAN", Path("/nowhere"))
+    monkeypatch.setattr(fashion_mnist, "SHA256", dict(fashion_mnist.SHA256))
 
 
 # --- digits ---
@@ -91,11 +94,13 @@ def idx(values: np.ndarray) -> bytes:
 
 
 def write_fashion_mnist(folder: Path, packed: bool = False) -> None:
+    """A few small images with their checksums, which the test sets back."""
     folder.mkdir(parents=True)
     for name in FILES:
         count = 20 if name.startswith("train") else 10
         images = np.arange(count * 6, dtype=np.uint8).reshape(count, 2, 3)
         content = idx(images if "images" in name else np.arange(count, dtype=np.uint8) % 10)
+        fashion_mnist.SHA256[name] = sha256(content).hexdigest()
         if packed:
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
         else:
@@ -140,6 +145,16 @@ def test_without_fashion_mnist_the_message_says_both_ways_to_get_it(
     assert capfd.readouterr() == ("", "")
 
 
+def test_fashion_mnist_files_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    write_fashion_mnist(raw)
+    content = bytearray((raw / FILES[2]).read_bytes())
+    content[-1] ^= 1
+    (raw / FILES[2]).write_bytes(content)
+    with pytest.raises(DataNotFound, match=f"{FILES[2]} is damaged .*SHA-256"):
+        FashionMNIST(root=str(tmp_path), download=False).load()
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not an IDX file", idx(np.zeros((3, 2), np.uint8))[:-1]])
 @pytest.mark.parametrize("name", ["images", "images.gz"])
 def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, name: str) -> None:
@@ -152,13 +167,15 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, name: str) 
 
 
 class PickledLongAgo:
-    """Bytes as a NumPy of 2009 pickled them: today's NumPy warns about the 0 and 1 in its data type."""
+    """An array of bytes as a NumPy of 2009 pickled it: today's NumPy warns about the 0 and 1 in its data type."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
 
     def __reduce__(self) -> tuple:
-        return np.frombuffer, (self.values.tobytes(), OldBytes())
+        reconstruct: Any = self.values.__reduce__()[0]
+        text = self.values.tobytes().decode("latin1")  # as Python 2's bytes are read
+        return reconstruct, (np.ndarray, (0,), "b"), (1, self.values.shape, OldBytes(), False, text)
 
 
 class OldBytes:
@@ -167,27 +184,19 @@ class OldBytes:
 
 
 def write_cifar(root: Path, source: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few images in torchvision's layout, whose checksums then do not matter."""
+    """A few images in torchvision's layout, with their checksums."""
     folder = root / source.base_folder  # type: ignore[attr-defined]
     folder.mkdir(parents=True)
     for files in ("train_list", "test_list"):
-        names = [name for name, _ in getattr(source, files)]
-        monkeypatch.setattr(source, files, [(name, None) for name in names])
-        for name in names:
-            pixels = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8)
-            part = {"data": Rows(pixels), "labels" if "_" in name else "fine_labels": [3, 7]}
-            (folder / name).write_bytes(pickle.dumps(part))
-    meta = dict(source.meta, md5=None)  # type: ignore[attr-defined]
-    monkeypatch.setattr(source, "meta", meta)
-    (folder / meta["filename"]).write_bytes(pickle.dumps({meta["key"]: ["a", "b"]}))
-
-
-class Rows:
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
-
-    def __reduce__(self) -> tuple:
-        return np.reshape, (PickledLongAgo(self.pixels), (2, 3072))
+        listed = []
+        for name, _ in getattr(source, files):
+            pixels = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
+            part = {"data": PickledLongAgo(pixels), "labels" if "_" in name else "fine_labels": [3, 7]}
+            # Protocol 2 as then; NumPy's internals have moved since.
+            content = pickle.dumps(part, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            (folder / name).write_bytes(content)
+            listed.append((name, md5(content).hexdigest()))
+        monkeypatch.setattr(source, files, listed)
 
 
 @pytest.mark.parametrize(("option", "classes", "examples"), [(CIFAR10, 10, 10), (CIFAR100, 100, 2)])
@@ -217,6 +226,27 @@ def test_without_cifar_the_message_says_what_to_put_where(
     assert str(tmp_path / "cifar-10") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple:
+        return print, ("this has run",)
+
+
+@pytest.mark.parametrize("checksum_fits", [False, True])
+def test_a_cifar_file_that_would_run_something_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], checksum_fits: bool
+) -> None:
+    source = import_torchvision("datasets").CIFAR10
+    write_cifar(tmp_path, source, monkeypatch)
+    content = pickle.dumps({"data": Harmful(), "labels": []}, protocol=2)
+    (name, _), *others = source.train_list
+    (tmp_path / source.base_folder / name).write_bytes(content)
+    if checksum_fits:
+        monkeypatch.setattr(source, "train_list", [(name, md5(content).hexdigest()), *others])
+    with pytest.raises(DataNotFound, match="incomplete or damaged"):
+        CIFAR10(root=str(tmp_path), download=False).load()
+    assert "this has run" not in capfd.readouterr().out
 
 
 def test_damaged_cifar_files_are_not_called_missing(tmp_path: Path) -> None:
@@ -298,6 +328,11 @@ def test_without_noise_all_images_of_a_class_are_equal() -> None:
 def test_impossible_options_are_refused(options: dict) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         Synthetic(**options)
+
+
+def test_more_images_than_fit_into_memory_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"dataset: its images take .* GB, and this machine has"):
+        Synthetic(examples=10**15).load()
 
 
 def test_lists_from_yaml_are_accepted_as_shapes() -> None:

@@ -18,9 +18,9 @@ from dssp_bench.cli.errors import FAILED, show_error
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.engines.local.fork_server import start_fork_server
+from dssp_bench.engines.termination import termination_as_interrupt
 from dssp_bench.experiment.round_trips import PRELOAD, Contender, Medians, in_turns, measure
 from dssp_bench.experiment.spec import build_spec
-from dssp_bench.experiment.termination import termination_as_interrupt
 
 _WIDEST = 80
 _LEGEND = """\

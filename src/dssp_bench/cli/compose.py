@@ -7,6 +7,7 @@ gets each job as plain data.
 import argparse
 import itertools
 import logging
+import math
 import os
 import shlex
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
 import hydra
+import yaml
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -40,7 +42,8 @@ from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.experiment.spec import default_runs_dir
 
 _VERSION_BASE = "1.3"
-"""What composing may raise because of what the user wrote."""
+MOST_RUNS = 10_000
+"""Of one sweep; all are checked before the first starts."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
             raise
         if _was_interrupt(error):
             return Launched(task.results, interrupted=True)
-        if not isinstance(error, UNDERSTOOD):
+        if not isinstance(error, (*UNDERSTOOD, AttributeError)):  # the latter of OmegaConf, about hydra's own keys
             raise
         loader = _loader(options.config_dir)
         raise in_our_words(error, options.overrides, loader, options.config_name, options.config_dir) from error
@@ -120,6 +123,12 @@ def compose_job(overrides: Sequence[str] = ()) -> Job:
         return _job(loader.load_configuration(CONFIG_NAME, [*overrides, "hydra.mode=RUN"], RunMode.RUN))
     except UNDERSTOOD as error:
         raise in_our_words(error, overrides, loader) from error
+
+
+def is_as_delivered(job: Job, group: str) -> bool:
+    """Whether a group of the job is one of our own files, with nothing changed in it."""
+    file = config_dir() / group / f"{job.choices.get(group)}.yaml"
+    return file.is_file() and yaml.safe_load(file.read_text(encoding="utf-8")) == job.config.get(group)
 
 
 def completions(words: Sequence[str], incomplete: str) -> list[str]:
@@ -218,10 +227,13 @@ class _Sweep:
                     raise UsageError(
                         f"cannot sweep over {override.input_line}", f"write {key}=a,b or {key}=range(1,10)"
                     )
-                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                few = itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)
+                values[key] = [f"{key}={value}" for value in few]
                 self._task.swept += (key,)
             else:
                 values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        if math.prod(map(len, values.values())) > MOST_RUNS:
+            raise UsageError(f"this sweep has more than {MOST_RUNS} runs", "take fewer values, or several sweeps")
         return [list(job) for job in itertools.product(*values.values())]
 
     def _problem(self, overrides: list[str]) -> DsspBenchError | None:

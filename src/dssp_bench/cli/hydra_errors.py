@@ -10,7 +10,7 @@ import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import ConfigIndexError, OmegaConfBaseException
 
 from dssp_bench.cli.errors import UsageError
@@ -18,7 +18,8 @@ from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.experiment.spec import nearest, unknown_key
 
 CONFIG_NAME = "config"
-UNDERSTOOD = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
+UNDERSTOOD = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RuntimeError)
+"""What composing may raise because of what the user wrote."""
 
 
 def config_dir() -> Path:
@@ -36,6 +37,8 @@ def in_our_words(
     extra: str | None = None,
 ) -> DsspBenchError:
     """What Hydra, OmegaConf or YAML complain about, as an error of ours: the culprit, and what would be right."""
+    if isinstance(error, RecursionError):
+        return UsageError("something in the configuration is nested too deeply", "or refers to itself")
     if isinstance(error, MissingConfigException):
         return _missing(error, extra)
     if isinstance(error, OverrideParseException):
@@ -50,7 +53,7 @@ def in_our_words(
         for pattern, words in _COMPOSITION_ERRORS:
             if match := re.search(pattern, str(error)):
                 return words(match.group(1), error, known_keys)
-    return UsageError(first_line(error))
+    return _unexplained(error, overrides, loader, config_name or CONFIG_NAME)
 
 
 def _missing(error: MissingConfigException, extra: str | None) -> DsspBenchError:
@@ -82,6 +85,17 @@ def _unreadable(override: str) -> DsspBenchError:
     )
 
 
+def _unexplained(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config_name: str) -> DsspBenchError:
+    """What nobody here knows, in its own words, with the key of the first override with which it fails."""
+    for i, override in enumerate(overrides):
+        try:
+            loader.load_configuration(config_name, [*overrides[: i + 1]], RunMode.RUN)
+        except Exception as own:
+            key = override.partition("=")[0].lstrip("+~")
+            return ConfigurationError(key, first_line(own)) if key else _unreadable(override)
+    return UsageError(first_line(error))
+
+
 class _KnownKeys:
     """What keys there are, given the groups that were chosen."""
 
@@ -95,13 +109,19 @@ class _KnownKeys:
         node: Any = self._config()
         parent: list[str] = []
         for part in key.split("."):
+            if isinstance(node, ListConfig) and part.isdecimal() and int(part) < len(node):
+                node = node._get_node(int(part))
+                parent.append(part)
+                continue
             if not isinstance(node, DictConfig):
                 return ConfigurationError(key, f"{'.'.join(parent)} holds a value and has no keys of its own")
             if part not in node:
                 break
             parent.append(part)
             node = node._get_node(part)
-        name = key.split(".")[len(parent)] if len(parent) < key.count(".") + 1 else parent.pop()
+        if len(parent) > key.count("."):
+            return ConfigurationError(key, "something in its value has no place there", f"++{key}=... puts it there")
+        name = key.split(".")[len(parent)]
         known = [str(k) for k in node if not str(k).startswith("_") and (parent or k != "hydra")]
         return self._in_other_option(parent, name, known) or unknown_key(".".join([*parent, name]), known)
 

@@ -277,6 +277,22 @@ def sync(
 
 
 @app.command()
+def doctor(
+    clean: Annotated[bool, typer.Option("--clean", help="Remove what killed runs left.")] = False,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
+) -> None:
+    """Say what this machine offers, which data sets are there, and what runs left that were killed.
+
+    --clean ends processes whose driver is gone and removes temporary files, never
+    records or checkpoints. The exit code is 1 if something is left over.
+    """
+    from dssp_bench.cli.doctor import doctor as look
+
+    with _mistakes_shown():
+        raise typer.Exit(look(runs_dir, clean))
+
+
+@app.command()
 def ui(
     runs_dir: Annotated[Path | None, typer.Option(help="Where the runs are; by default where `run` puts them.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page, which only this machine can open.")] = 5000,

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dssp_bench.cli.compose import Job, launch
+from dssp_bench.cli.compose import Job, is_as_delivered, launch
 from dssp_bench.cli.errors import FAILED, INTERRUPTED, USAGE, problem_line, show_error
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.options import ReplayOptions
+from dssp_bench.engines.termination import termination_as_interrupt
 from dssp_bench.experiment.preload import PRELOAD
-from dssp_bench.experiment.spec import RunSpec, build_spec
-from dssp_bench.experiment.termination import termination_as_interrupt
+from dssp_bench.experiment.spec import RunSpec, build_spec, is_right_so_far
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,7 +72,7 @@ class JobRunner:
             return self._run(job)
 
     def _run(self, job: Job) -> JobResult:
-        if job.choices.get("engine") == "local":
+        if job.choices.get("engine") == "local" and _is_surely_right(job):
             start_fork_server((*PRELOAD, "typer"))  # it imports torch while this process does
         from dssp_bench.experiment import run as experiment
 
@@ -101,6 +101,14 @@ class JobRunner:
         if job.sweep is not None:
             show_error(DsspBenchError(reason), f"failed {job.label}")
         return JobResult("failed", job.label, reason, summary)
+
+
+def _is_surely_right(job: Job) -> bool:
+    """Whether only its data can be in the way of this job, which takes no torch to see if model and data set are ours.
+
+    Until then nothing is started for it.
+    """
+    return is_right_so_far(job.config) and all(is_as_delivered(job, group) for group in ("model", "dataset"))
 
 
 def make_spec(job: Job) -> RunSpec:

@@ -18,7 +18,7 @@ from typing import IO
 from urllib.parse import urlencode
 
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
-from dssp_bench.experiment.termination import termination_as_interrupt
+from dssp_bench.engines.termination import termination_as_interrupt
 
 HOST = "127.0.0.1"
 STARTS_WITHIN_S = 90.0

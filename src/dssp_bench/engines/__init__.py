@@ -2,6 +2,7 @@
 
 - `engine`: the contract, with the limits at which a run ends
 - `serve`: the loop that all engines share; `observer`: who watches it, `status`: a page of numbers about it
+- `termination`: Ctrl-C, a closed terminal and `kill`, as interruptions that wait where they must
 - `options`: what a user may choose of each engine
 - `layout`: who the workers are and what surrounds them
 - `checkpoints`: a run between two events, from which it can go on

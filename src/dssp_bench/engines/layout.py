@@ -15,6 +15,7 @@ from dssp_bench.engines.compute_time import PRESETS, Jitter
 # No cost or moment is of another order than a run's: the clock, in nanoseconds, ends after 292 years.
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
+Slowdown = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class _Part(BaseModel):
@@ -45,7 +46,7 @@ class WorkerLayout(_Part):
     """
 
     name: str = ""
-    slowdown: Positive = 1.0
+    slowdown: Slowdown = 1.0
     device: Device = "auto"
     jitter: Annotated[Jitter, BeforeValidator(_preset)] = Jitter()
     resources: dict[str, float] = {}
@@ -93,7 +94,7 @@ class LayoutEvent(_Part):
 
     worker: Annotated[int, Field(ge=0)]
     at_s: NonNegative
-    slowdown: Positive | None = None
+    slowdown: Slowdown | None = None
     for_s: Positive | None = None
     leave: bool = False
     join: bool = False

@@ -1,9 +1,24 @@
 """What a user may choose of each engine."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+
+def _expands(path: str) -> str:
+    try:
+        expanded = os.fsencode(Path(path).expanduser())
+    except (RuntimeError, ValueError):  # the home of nobody, or what no file system takes
+        expanded = b"\0"
+    if b"\0" in expanded:
+        raise ValueError(f"must do as the path of a folder, got {path[:40]!r}")
+    return path
+
+
+FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_expands)]
+"""The path of a folder, which need not be there; `~` is a home."""
 Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -40,7 +55,7 @@ class LocalOptions(_Options):
 class ReplayOptions(_Options):
     """A recorded run, fed back through the core; `run` is its folder, or the folder's name under `runs/`."""
 
-    run: Annotated[str, Field(min_length=1)]
+    run: FolderPath
 
 
 EngineOptions = SimulatedOptions | LocalOptions | ReplayOptions

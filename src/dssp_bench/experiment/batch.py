@@ -20,8 +20,8 @@ import dssp_bench
 from dssp_bench.analysis.arms import fingerprint
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.engines.options import SimulatedOptions
+from dssp_bench.engines.termination import termination_as_interrupt
 from dssp_bench.experiment.spec import RunSpec
-from dssp_bench.experiment.termination import termination_as_interrupt
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Watcher
 
 _ENDS_WITHIN_S = 20.0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dssp_bench.experiment.mlflow_content import points_of
 from dssp_bench.experiment.mlflow_run import MlflowRun
-from dssp_bench.experiment.mlflow_store import end_stale_runs, open_store, quiet, waiting_at_most
+from dssp_bench.experiment.mlflow_store import end_stale_runs, quiet, waiting_at_most
 from dssp_bench.experiment.watcher import RunInfo, Status, Watcher
 from dssp_bench.records.reader import RunRecords
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.core.server import Slot
 from dssp_bench.core.streams import stream_seed
@@ -110,9 +111,15 @@ def make_evaluation(
 
 
 def parameter_count(source: ModelSource, input_shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
-    """How many tensors (keys) and how many float32 bytes one push or pull of this network has."""
-    with torch.device("meta"):
-        parameters = list(source.build(input_shape, classes).parameters())
+    """How many tensors (keys) and how many float32 bytes one push or pull of this network has.
+
+    Raises ConfigurationError if there can be no such network.
+    """
+    try:
+        with torch.device("meta"):
+            parameters = list(source.build(input_shape, classes).parameters())
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise ConfigurationError("model", f"cannot be built: {str(error).splitlines()[0]}") from error
     return len(parameters), 4 * sum(p.numel() for p in parameters)
 
 

@@ -25,6 +25,7 @@ from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, transports
 from dssp_bench.engines.options import LocalOptions, ReplayOptions
+from dssp_bench.engines.termination import interrupt_deferred, termination_as_interrupt
 from dssp_bench.experiment.environment import environment
 from dssp_bench.experiment.local import run_locally, startup_seconds
 from dssp_bench.experiment.parts import parameter_count
@@ -33,7 +34,6 @@ from dssp_bench.experiment.preload import PRELOAD
 from dssp_bench.experiment.replay import check_replayable, differences, find_run, recorded_spec, replay_records
 from dssp_bench.experiment.resume import left_spec, left_state, where_it_was_left
 from dssp_bench.experiment.spec import RunSpec
-from dssp_bench.experiment.termination import interrupt_deferred, termination_as_interrupt
 from dssp_bench.experiment.virtual import run_in_virtual_time
 from dssp_bench.experiment.watcher import RunInfo, Status, Watcher
 from dssp_bench.experiment.watchers import Watchers

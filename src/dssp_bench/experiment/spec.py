@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -23,7 +25,7 @@ from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import ScheduleClock, ScheduleScale
 from dssp_bench.engines.engine import OnNan, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout, Device
-from dssp_bench.engines.options import EngineOptions, LocalOptions, ReplayOptions, SimulatedOptions
+from dssp_bench.engines.options import EngineOptions, FolderPath, LocalOptions, ReplayOptions, SimulatedOptions
 
 if TYPE_CHECKING:  # these import torch, which takes a second; whoever only needs a runs folder should not wait for it
     from dssp_bench.tasks.task import DataSource, ModelSource
@@ -32,6 +34,8 @@ DEFAULT_EPOCHS = 30.0
 """How long a run lasts if nobody says when it is over."""
 
 _MUST_BE_GIVEN = "???"  # how a YAML marks a key without a default
+_LONGEST_S = 1e6
+_LONGEST_NAME = 200  # bytes, so that it fits into a folder's name beside the moment
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -85,7 +89,7 @@ class StopSpec(_Part):
     epochs: _Positive | None = None
     pushes: Annotated[int, Field(ge=1)] | None = None
     updates: Annotated[int, Field(ge=1)] | None = None
-    seconds: _Positive | None = None
+    seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="before")
@@ -136,7 +140,7 @@ class _General(_Part):
     on_nan: OnNan = "stop"
     on_worker_loss: OnWorkerLoss = "continue"
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    runs_dir: str | None = None
+    runs_dir: FolderPath | None = None
 
     @field_validator("name", mode="before")
     @classmethod
@@ -145,6 +149,8 @@ class _General(_Part):
             name = str(name)
         if isinstance(name, str) and (name.startswith((".", "-")) or not name.isprintable() or {*"/\\"} & {*name}):
             raise ValueError(f"must do as the name of a folder, got {name!r}")
+        if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"must have at most {_LONGEST_NAME} bytes, got {len(name.encode())}")
         return name
 
 
@@ -187,9 +193,8 @@ class RunSpec:
 def build_spec(config: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> RunSpec:
     """The validated specification; raises `ConfigurationErrors` with every problem that it finds."""
     builder = _Builder(config)
-    general = builder.check(_General, "")
-    parts = {group: builder.check(schema, group) for group, schema in _CHECKED_GROUPS.items()}
-    parts |= {group: builder.call(group, kinds()) for group, kinds in _CALLED_GROUPS.items()}
+    general, parts = _light_parts(builder)
+    parts |= {group: builder.call(group, kinds()) for group, kinds in _HEAVY_GROUPS.items()}
     if not builder.errors:
         builder.errors += _contradictions(config, parts)
     if builder.errors:
@@ -212,6 +217,18 @@ def build_spec(config: Mapping[str, Any], choices: Mapping[str, str] | None = No
         choices=dict(choices or {}),
         config=resolved,
     )
+
+
+def is_right_so_far(config: Mapping[str, Any]) -> bool:
+    """Whether nothing is wrong with it that can be seen without torch: all but model, data set and CUDA devices.
+
+    False if a CUDA device is named, as nobody knows then.
+    """
+    builder = _Builder(config)
+    _, parts = _light_parts(builder)
+    if builder.errors or any(_named_devices(config, parts["cluster"], parts["evaluation"])):
+        return False
+    return not (isinstance(parts["engine"], LocalOptions) and any(_impossible_speeds(parts["cluster"])))
 
 
 def default_runs_dir() -> Path:
@@ -252,9 +269,16 @@ _MAY_BE_MISSING = ("checkpoint",)  # in configurations that were recorded before
 _CALLED_GROUPS: dict[str, Callable[[], tuple[type, ...]]] = {
     "paradigm": lambda: (Paradigm,),
     "engine": lambda: typing.get_args(EngineOptions),
-    "model": _models,
-    "dataset": _datasets,
 }
+_HEAVY_GROUPS: dict[str, Callable[[], tuple[type, ...]]] = {"model": _models, "dataset": _datasets}
+"""Those whose classes import torch."""
+
+
+def _light_parts(builder: _Builder) -> tuple[Any, dict[str, Any]]:
+    """The keys that belong to no group, and all groups that are built without torch."""
+    general = builder.check(_General, "")
+    parts = {group: builder.check(schema, group) for group, schema in _CHECKED_GROUPS.items()}
+    return general, parts | {group: builder.call(group, kinds()) for group, kinds in _CALLED_GROUPS.items()}
 
 
 class _Builder:
@@ -269,7 +293,9 @@ class _Builder:
         if group:
             values = self._mapping(group)
         else:
-            self._refuse_unknown(self.config, [*_CALLED_GROUPS, *_CHECKED_GROUPS, *schema.model_fields], "")
+            self._refuse_unknown(
+                self.config, [*_CALLED_GROUPS, *_HEAVY_GROUPS, *_CHECKED_GROUPS, *schema.model_fields], ""
+            )
             values = {key: self.config[key] for key in schema.model_fields if key in self.config}
         return None if values is None else self._build(schema, values, group)
 
@@ -299,13 +325,15 @@ class _Builder:
             self._refuse(key, f"must name a {wanted}, got {_shown(path)}", "such as package.module.Class")
             return None
         module_name, _, name = path.rpartition(".")
-        try:
-            target = getattr(import_module(module_name), name)
-        except Exception as error:  # importing somebody's module may raise anything
-            self._refuse(key, f"cannot import {path}: {_first_line(error)}")
-            return None
+        target = None
+        if path.partition(".")[0] not in sys.stdlib_module_names:  # where none is, and whose import may do something
+            try:
+                target = getattr(import_module(module_name), name)
+            except (Exception, SystemExit) as error:  # importing somebody's module may raise anything
+                self._refuse(key, f"cannot import {_shown(path)}: {_first_line(error)}")
+                return None
         if not (isinstance(target, type) and issubclass(target, kinds)):
-            self._refuse(key, f"must name a {wanted}, and {path} is none")
+            self._refuse(key, f"must name a {wanted}, and {_shown(path)} is none")
             return None
         return target
 
@@ -328,9 +356,13 @@ class _Builder:
             self.errors.append(error)
             return None
         except (DsspBenchError, TypeError, ValueError) as error:
-            self._refuse(group, _first_line(error))
+            self._refuse(group or "configuration", _first_line(error))
             return None
-        self._refuse_booleans(built, values, prefix)
+        except Exception as error:  # somebody's own class may raise anything
+            self._refuse(group, f"{type(error).__name__}: {_first_line(error)}")
+            return None
+        for key, value in values.items():
+            self._refuse_odd_numbers(getattr(built, key, None), value, prefix + key)
         return built
 
     def _refuse_unknown(self, values: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
@@ -338,11 +370,21 @@ class _Builder:
             if key not in known:
                 self.errors.append(unknown_key(f"{prefix}{key}", known))
 
-    def _refuse_booleans(self, built: Any, values: Mapping[str, Any], prefix: str) -> None:
-        """Refuse true and false where a number is wanted, which Python takes them for."""
-        for key, value in values.items():
-            if isinstance(value, bool) and type(getattr(built, key, value)) in (int, float):
-                self._refuse(prefix + key, f"must be a number, got {_shown(value)}")
+    def _refuse_odd_numbers(self, built: Any, value: Any, key: str) -> None:
+        """Refuse true and false where a number is wanted, which Python takes them for, infinities and the endless."""
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                inner = built.get(name) if isinstance(built, Mapping) else getattr(built, str(name), None)
+                self._refuse_odd_numbers(inner, item, f"{key}.{name}")
+        elif isinstance(value, list | tuple) and isinstance(built, list | tuple):
+            for i, (inner, item) in enumerate(zip(built, value, strict=False)):  # `count` may have cut a list short
+                self._refuse_odd_numbers(inner, item, f"{key}.{i}")
+        elif isinstance(value, bool) and type(built) in (int, float):
+            self._refuse(key, f"must be a number, got {_shown(value)}")
+        elif isinstance(built, float) and not isfinite(built):
+            self._refuse(key, f"must be a finite number, got {_shown(value)}")
+        elif type(built) is int and built.bit_length() > 63:
+            self._refuse(key, f"must be less than 2 to the power of 63, got {_shown(value)}")
 
     def _refuse(self, key: str, problem: str, hint: str = "") -> None:
         self.errors.append(ConfigurationError(key, problem, hint))
@@ -428,7 +470,7 @@ def _in_plain_words(details: Any, key: str) -> tuple[str, str]:
         return f"must be {words} {context[bound]:g}, {got}", ""
     if kind == "literal_error":
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        near = nearest(str(details["input"]), allowed)
+        near = nearest(_shown(details["input"]), allowed)
         return f"must be one of {', '.join(allowed)}, {got}", f"did you mean {near}?" if near else ""
     if kind == "too_short" or kind == "string_too_short":
         return f"must not be empty, {got}", ""
@@ -447,9 +489,11 @@ def _contradictions(config: Mapping[str, Any], parts: Mapping[str, Any]) -> Iter
     engine = parts["engine"]
     times_only = isinstance(engine, ReplayOptions) or (isinstance(engine, SimulatedOptions) and not engine.train)
     if not times_only:
-        yield from _missing_devices(config, parts["cluster"], parts["evaluation"], isinstance(engine, LocalOptions))
+        yield from _missing_devices(config, parts["cluster"], parts["evaluation"])
     if isinstance(engine, LocalOptions):
         yield from _impossible_speeds(parts["cluster"])
+    if getattr(parts["model"], "iteration_s", 0) > _LONGEST_S:
+        yield ConfigurationError("model.iteration_s", f"must be at most {_LONGEST_S:g}")
     if isinstance(engine, SimulatedOptions) and not engine.train and parts["stop"].target_accuracy is not None:
         yield ConfigurationError(
             "stop.target_accuracy", "there is no accuracy without training", "set engine.train=true, or leave it out"
@@ -467,13 +511,9 @@ def _impossible_speeds(cluster: ClusterLayout) -> Iterator[ConfigurationError]:
 
 
 def _missing_devices(
-    config: Mapping[str, Any], cluster: ClusterLayout, evaluation: EvaluationSpec, local: bool
+    config: Mapping[str, Any], cluster: ClusterLayout, evaluation: EvaluationSpec
 ) -> Iterator[ConfigurationError]:
-    wanted = {"evaluation.device": evaluation.device, "cluster.server.device": cluster.server.device}
-    listed = len(config["cluster"]["workers"])  # `count` may have repeated the list, or cut it short
-    for i, worker in enumerate(cluster.workers[:listed]):
-        wanted[f"cluster.workers.{i}.device"] = worker.device
-    wanted = {key: device for key, device in wanted.items() if device.startswith("cuda")}
+    wanted = _named_devices(config, cluster, evaluation)
     if not wanted:
         return
     import torch
@@ -482,6 +522,15 @@ def _missing_devices(
     for key, device in wanted.items():
         if int(device.partition(":")[2] or 0) >= there:
             yield ConfigurationError(key, f"this machine has no {device}", _devices(there))
+
+
+def _named_devices(config: Mapping[str, Any], cluster: ClusterLayout, evaluation: EvaluationSpec) -> dict[str, str]:
+    """The CUDA devices that are asked for, by the key that asks for them."""
+    wanted = {"evaluation.device": evaluation.device, "cluster.server.device": cluster.server.device}
+    listed = len(config["cluster"]["workers"])  # `count` may have repeated the list, or cut it short
+    for i, worker in enumerate(cluster.workers[:listed]):
+        wanted[f"cluster.workers.{i}.device"] = worker.device
+    return {key: device for key, device in wanted.items() if device.startswith("cuda")}
 
 
 def _devices(count: int) -> str:
@@ -495,7 +544,10 @@ def _shown(value: Any) -> str:
     """A value as the user would write it, not too long."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
-    text = value if isinstance(value, str) and value.isalnum() else repr(value)
+    try:
+        text = value if isinstance(value, str) and value.isalnum() else repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        return "something endless"
     return text if len(text) <= 40 else text[:37] + "..."
 
 

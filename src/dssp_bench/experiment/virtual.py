@@ -19,10 +19,10 @@ from dssp_bench.engines.options import SimulatedOptions
 from dssp_bench.engines.serve import serve
 from dssp_bench.engines.simulated import Compute, SimulatedEngine
 from dssp_bench.engines.status import StatusPage, page_size
+from dssp_bench.engines.termination import stopped_by_interrupt
 from dssp_bench.experiment.parts import initial_state, make_evaluation, make_worker
 from dssp_bench.experiment.plan import Plan
 from dssp_bench.experiment.spec import RunSpec
-from dssp_bench.experiment.termination import stopped_by_interrupt
 from dssp_bench.experiment.watchers import Watchers
 from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.task import Data, Task

@@ -34,7 +34,7 @@ class LocalEngine(Engine):
     worker that raised sends its traceback first, and that raises WorkerFailed here. One that computes for longer than
     the `lease`, and than 20 times its median iteration, is killed. The `crew`, if there is one, makes the copies;
     `times` is told what the server's time goes to. A run that was left at a moment goes on there, and those who were
-    `computing` then do so again, on the weights that lie where they pull.
+    `computing` then do so again, each on the weights that it had pulled.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LocalEngine(Engine):
         on_loss: Callable[[WorkerId], bool] = lambda _worker: False,
         lease_s: float = 30.0,
         left_at: Nanoseconds = 0,
-        computing: Sequence[WorkerId] = (),
+        computing: Mapping[WorkerId, Tensor] | None = None,
     ) -> None:
         self._posts = posts
         self._workers = len(posts)
@@ -76,7 +76,7 @@ class LocalEngine(Engine):
         self._unready: set[WorkerId | str] = {*posts, *(others or {})}
         self._interrupted = False
         self._left_at = left_at
-        self._computing = computing
+        self._computing = computing or {}
         self.lost: list[WorkerId] = []
         self.started_at = 0
 
@@ -104,7 +104,10 @@ class LocalEngine(Engine):
                 self._receive_ready(self._waiting.popleft())
         self.started_at = time.monotonic_ns() - self._left_at
         self._times.begin()
+        for worker, pulled in self._computing.items():
+            self._posts[worker].weights.copy_(pulled)
         self._wake({worker: self._posts[worker] for worker in self._computing})
+        self._computing = {}
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next push, departure, arrival or timer, in the order in which they are taken up."""

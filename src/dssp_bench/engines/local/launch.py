@@ -36,6 +36,7 @@ from dssp_bench.engines.local.processes import (
 from dssp_bench.engines.observer import Recorder
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.engines.status import Page, StatusPage, page_size
+from dssp_bench.engines.termination import interrupt_deferred
 
 _SNAPSHOTS = 4
 _PATIENCE_S = 5.0
@@ -251,8 +252,9 @@ class LocalRun:
     def _launch(self, name: str, main: Callable[[Any], None], job: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=main, args=(job,), name=f"dssp-bench {name}", daemon=True)
-        try:
-            process.start()
-        except (EOFError, BrokenPipeError, ConnectionError) as error:
-            raise DsspBenchError("the process that starts all others died; a new run starts it anew") from error
-        self._processes.append(process)
+        with interrupt_deferred():  # a process that was started but is not in the list would be left behind
+            try:
+                process.start()
+            except (EOFError, BrokenPipeError, ConnectionError) as error:
+                raise DsspBenchError("the process that starts all others died; a new run starts it anew") from error
+            self._processes.append(process)

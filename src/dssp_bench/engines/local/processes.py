@@ -284,8 +284,7 @@ class _Server:
         self._posts = posts
         self._crew = crew
         past = job.past
-        if past:
-            self._restore(past)
+        computing = self._restore(past) if past else None
         self._engine = LocalEngine(
             posts,
             weights,
@@ -298,7 +297,7 @@ class _Server:
             on_loss=self._on_loss,
             lease_s=job.options.lease_s,
             left_at=past.left_at if past else 0,
-            computing=past.state["computing"] if past else (),
+            computing=computing,
         )
 
     def run(self) -> None:
@@ -363,8 +362,11 @@ class _Server:
         }
         return more, tensors
 
-    def _restore(self, past: Past) -> None:
-        """Bring everything to where the run was left, by what was recorded and what the checkpoint has."""
+    def _restore(self, past: Past) -> dict[WorkerId, Tensor]:
+        """Bring everything to where the run was left, by what was recorded and what the checkpoint has.
+
+        Gives the weights that those who were computing had pulled; they are getting ready on theirs now.
+        """
         for worker, former in past.replaced:
             self._take_place(worker, former)
         observers = [Recording(self._recorder), self._page]
@@ -374,8 +376,6 @@ class _Server:
         self._membership.events += past.state["membership"]
         tensors = past.tensors()
         self._parameters.restore(tensors)
-        for worker in past.state["computing"]:
-            self._posts[worker].weights.copy_(tensors[f"pulled.{worker}"])
         for key, (at, version, samples) in past.state["pending"].items():
             number = int(key)
             self._free.remove(number)
@@ -383,6 +383,7 @@ class _Server:
             for part, tensor in zip(_PARTS, self._snapshots[2 * number : 2 * number + 2], strict=True):
                 tensor.copy_(tensors[f"snapshot.{key}.{part}"])
             self._announce(number)
+        return {worker: tensors[f"pulled.{worker}"] for worker in past.state["computing"]}
 
     @property
     def _lost(self) -> list[WorkerId]:
@@ -476,7 +477,9 @@ class _Server:
 
     def _on_message(self, name: str, message: Message | None) -> None:
         if name == "driver":
-            if message is None or message.kind is Kind.STOP:
+            if message is None:
+                os._exit(1)  # the driver is gone, and its run may be gone on with by now
+            if message.kind is Kind.STOP:
                 self._interrupted = True
                 self._engine.interrupt()
             elif message.kind is Kind.REPLACEMENT:
@@ -551,7 +554,10 @@ def prepare_process(threads: int) -> None:
     """Die with the parent, leave Ctrl-C to the driver, and compute with no more threads than asked for."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
+        parent = os.getppid()
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent or parent == 1:
+            os._exit(1)  # it has died already, so no signal will come
         libc.prctl(_PR_SET_TIMERSLACK, 1)  # a slowdown's sleep ends on time, not up to 50 us later
         _keep_freed_memory(libc)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

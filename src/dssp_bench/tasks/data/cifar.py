@@ -1,7 +1,12 @@
-"""CIFAR-10 and CIFAR-100, read by torchvision."""
+"""CIFAR-10 and CIFAR-100, in torchvision's layout: pickles, of which nothing but arrays, lists and text is read."""
 
+import io
+import pickle
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
+from hashlib import md5
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +17,7 @@ from torch import Tensor
 
 from dssp_bench.core.errors import DataNotFound
 from dssp_bench.tasks.data.download import download
-from dssp_bench.tasks.data.files import DEFAULT_ROOT, folder
+from dssp_bench.tasks.data.files import DEFAULT_ROOT, Root, folder
 from dssp_bench.tasks.task import Data, DataFacts, DataSource
 from dssp_bench.tasks.torchvision_import import import_torchvision
 
@@ -58,27 +63,62 @@ class _CIFAR(DataSource):
 
     def _read(self, source: Any) -> list[tuple[Tensor, Tensor]] | None:
         """The training and the test part; None if a file is missing or damaged."""
-        if not (folder(self.root) / source.base_folder).is_dir():
-            return None
+        files = folder(self.root) / source.base_folder
         try:
-            with warnings.catch_warnings():
-                # The files are pickles of arrays written by a NumPy of 2009, which today's reads with a warning.
-                warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-                return [_tensors(source(folder(self.root), train=train)) for train in (True, False)]
-        except RuntimeError:
+            return [_part(files, listed) for listed in (source.train_list, source.test_list)]
+        except (OSError, _DamagedError):
             return None
 
 
-def _tensors(part: Any) -> tuple[Tensor, Tensor]:
-    inputs = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-    return inputs, torch.tensor(part.targets, dtype=torch.int64)
+def _part(files: Path, listed: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """Images [N, 3, 32, 32] as bytes, and labels, of some files with their MD5."""
+    parts = [_unpickled((files / name).read_bytes(), digest) for name, digest in listed]
+    images = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
+    labels = [label for part in parts for label in part["labels" if "labels" in part else "fine_labels"]]
+    return torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64)
+
+
+class _DamagedError(Exception):
+    """A file is not the one that was published."""
+
+
+_OF_NUMPY = {
+    ("numpy.core.multiarray", "_reconstruct"): np.ndarray((0,)).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Refuses whatever else a pickle may want to call."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """One of the three that the pickle of an array needs."""
+        try:
+            return _OF_NUMPY[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a data set") from None
+
+
+def _unpickled(content: bytes, digest: str) -> dict[str, Any]:
+    """What a file holds, if it is the published one; its MD5 is all that was published, so it is not trusted either."""
+    if md5(content, usedforsecurity=False).hexdigest() != digest:
+        raise _DamagedError
+    with warnings.catch_warnings():
+        # The files are pickles of arrays written by a NumPy of 2009, which today's reads with a warning.
+        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+        try:
+            found: dict[str, Any] = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise _DamagedError(str(error)) from error
+    return found
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class CIFAR10(_CIFAR):
     """CIFAR-10 (Krizhevsky, 2009): ten classes of 32x32 colour images, 50,000 to train and 10,000 to test."""
 
-    root: str = DEFAULT_ROOT
+    root: Root = DEFAULT_ROOT
     download: bool = True
     augment: bool = True
 
@@ -100,7 +140,7 @@ class CIFAR10(_CIFAR):
 class CIFAR100(_CIFAR):
     """CIFAR-100 (Krizhevsky, 2009): a hundred classes of 32x32 colour images, 50,000 to train and 10,000 to test."""
 
-    root: str = DEFAULT_ROOT
+    root: Root = DEFAULT_ROOT
     download: bool = True
     augment: bool = True
 

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
@@ -13,25 +14,32 @@ from torch import Tensor
 
 from dssp_bench.core.errors import DataNotFound
 from dssp_bench.tasks.data.download import download
-from dssp_bench.tasks.data.files import DEFAULT_ROOT, folder
+from dssp_bench.tasks.data.files import DEFAULT_ROOT, Root, folder
 from dssp_bench.tasks.task import Data, DataFacts, DataSource
 from dssp_bench.tasks.torchvision_import import import_torchvision
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SHA256 = {  # of the files unpacked
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+FILES = tuple(SHA256)
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class FashionMNIST(DataSource):
     """70,000 grey images of clothes, 28x28 (Xiao, Rasul and Vollgraf, 2017), 10,000 of them to test."""
 
-    root: str = DEFAULT_ROOT
+    root: Root = DEFAULT_ROOT
     download: bool = True
     augment: bool = False
 
     def load(self) -> Data:
         """The images as bytes; from `root` if they are there, else from Debian's package, else downloaded."""
-        train_inputs, train_labels, test_inputs, test_labels = map(read_idx, self._files())
+        files = zip(self._files(), SHA256.values(), strict=True)
+        train_inputs, train_labels, test_inputs, test_labels = (read_idx(file, digest) for file, digest in files)
         return Data(
             train_inputs=train_inputs.unsqueeze(1),
             train_labels=train_labels.to(torch.int64),
@@ -72,14 +80,18 @@ def _all_files(where: Path) -> list[Path] | None:
     return None if None in found else cast(list[Path], found)
 
 
-def read_idx(file: Path) -> Tensor:
-    """A file in the IDX format of MNIST, perhaps gzipped, as bytes in its own shape. Raises `DataNotFound` if damaged.
+def read_idx(file: Path, digest: str | None = None) -> Tensor:
+    """A file in the IDX format of MNIST, perhaps gzipped, as bytes in its own shape.
+
+    Raises `DataNotFound` if it is damaged, or not the one whose content has this SHA-256, if that is given.
 
     The format: two zeros, the type (8: unsigned bytes), the number of dimensions, each dimension in four bytes with the
     highest first, the data.
     """
     try:
         content = bytearray(_content(file))
+        if digest and sha256(content).hexdigest() != digest:
+            raise ValueError("its SHA-256 is not that of the published file")
         if content[:3] != b"\x00\x00\x08":
             raise ValueError("not an IDX file of bytes")
         dimensions = content[3]

@@ -1,5 +1,7 @@
 """Images made of noise, of any shape and number, that can still be learned."""
 
+import os
+from math import prod
 from typing import Annotated
 
 import torch
@@ -8,6 +10,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Generator, Tensor
 
+from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.tasks.task import Data, DataFacts, DataSource
 
 Size = Annotated[int, Field(ge=1)]
@@ -31,6 +34,7 @@ class Synthetic(DataSource):
 
     def load(self) -> Data:
         """The images as bytes, made on the spot; all classes are equally frequent, up to one example."""
+        self._check_size()
         generator = Generator().manual_seed(self.seed)
         prototypes = self._prototypes(generator)
         train_inputs, train_labels = self._examples(self.examples, prototypes, generator)
@@ -49,6 +53,13 @@ class Synthetic(DataSource):
     def facts(self) -> DataFacts:
         """Known from the fields."""
         return DataFacts(self.examples, self.shape, self.classes)
+
+    def _check_size(self) -> None:
+        size = prod(self.shape) * max(self.examples + self.test_examples, 4 * self.classes)
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > there:
+            problem = f"its images take {size / 1e9:.3g} GB, and this machine has {there / 1e9:.3g}"
+            raise ConfigurationError("dataset", problem, "take fewer or smaller ones")
 
     def _prototypes(self, generator: Generator) -> Tensor:
         """Images [classes, C, H, W] with mean 0 and variance 1; smooth, so that convolutions find something too."""

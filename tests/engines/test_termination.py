@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dssp_bench.experiment.termination import interrupt_deferred, termination_as_interrupt
+from dssp_bench.engines.termination import interrupt_deferred, termination_as_interrupt
 
 
 @contextmanager

@@ -1,0 +1,202 @@
+"""Whatever is wrong with a configuration, it is refused with its key, and what is right is not."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from typer.testing import CliRunner, Result
+
+from dssp_bench.cli.main import app
+from dssp_bench.experiment import run as experiment
+from dssp_bench.experiment.run import RunResult
+from dssp_bench.experiment.spec import ConfigurationErrors, RunSpec, build_spec
+from tests.conf.malformed import BASES, Example, command_lines, composed, configurations, keys_of, leaves
+
+MANY = settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("line", BASES)
+def test_of_every_key_it_is_said_what_it_takes(line: str) -> None:
+    config, _ = composed(line)
+    there = {key for key in leaves(config) if not key.endswith("_target_") and not key.startswith("cluster.events.")}
+    assert there == set(keys_of(line))
+
+
+@MANY
+@given(example=configurations(mistakes=3))
+def test_what_is_wrong_is_refused_by_its_key_and_nothing_else_is_blamed(example: Example) -> None:
+    with pytest.raises(ConfigurationErrors) as refused:
+        build_spec(example.config, example.choices)
+    blamed = [error.key for error in refused.value.errors]
+    assert all(error.problem for error in refused.value.errors)
+    assert [key for key in blamed if not any(related(key, place) for place in example.places)] == []
+
+
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@given(example=configurations(mistakes=0))
+def test_what_is_right_is_accepted(example: Example) -> None:
+    build_spec(example.config, example.choices)
+
+
+def related(key: str, place: str) -> bool:
+    return key == place or key.startswith(f"{place}.") or place.startswith(f"{key}.")
+
+
+@pytest.mark.parametrize("target", ["antigravity.fly", "this.s", "idlelib.idle.x"])
+def test_naming_a_module_of_pythons_own_does_not_import_it(target: str) -> None:
+    config, choices = composed(BASES[0])
+    with pytest.raises(ConfigurationErrors, match=r"paradigm\._target_: must name a Paradigm"):
+        build_spec({**config, "paradigm": {"_target_": target}}, choices)
+    assert target.rpartition(".")[0] not in sys.modules
+
+
+# --- the command line ---
+
+
+class Started:
+    """Takes the place of whatever a command could start, and counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = 0
+        self.processes = 0
+
+    def run(self, spec: RunSpec, watchers: Sequence[Any] = ()) -> RunResult:
+        self.runs += 1
+        return RunResult("finished", self.folder, {})
+
+    def fork_server(self, preload: Sequence[str] = ()) -> None:
+        self.processes += 1
+
+    def process(self, *arguments: Any, **options: Any) -> int:
+        self.processes += 1
+        raise AssertionError("a process was started")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Started]:
+    started = Started(tmp_path)
+    monkeypatch.setattr(experiment, "run", started.run)
+    monkeypatch.setattr("dssp_bench.cli.run.start_fork_server", started.fork_server)
+    monkeypatch.setattr("subprocess.Popen", started.process)
+    monkeypatch.setattr(os, "fork", started.process)
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield started
+    root.handlers[:], root.level = handlers, level
+
+
+Type = Callable[..., Result]
+
+
+@pytest.fixture
+def type_in(started: Started) -> Type:
+    """Type a command line, which may not end in any other way than by itself."""
+
+    def invoke(*overrides: str) -> Result:
+        result = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["run", *overrides])
+        assert result.exception is None or isinstance(result.exception, SystemExit), overrides
+        return result
+
+    return invoke
+
+
+def assert_refused(result: Result, started: Started) -> str:
+    """Nothing was begun, and it is said why, shortly; what was said, in one line."""
+    assert result.exit_code == 2
+    assert (started.runs, started.processes, os.listdir(started.folder)) == (0, 0, [])
+    assert (result.stdout, "Traceback" in result.stderr) == ("", False)
+    assert 1 <= len(result.stderr.splitlines()) <= 4
+    return "".join(result.stderr.split())
+
+
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(typed=command_lines(right=False))
+def test_a_wrong_command_line_starts_nothing_and_says_which_key(
+    typed: tuple[list[str], list[str]], type_in: Type, started: Started
+) -> None:
+    overrides, keys = typed
+    said = assert_refused(type_in(*overrides), started)
+    key, group = keys[-1].partition(".0.")[0], keys[-1].partition(".")[0]
+    assert key in said or said.startswith(f"error:{group}:")  # where it only does not fit the rest of its group
+
+
+@settings(max_examples=8, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(typed=command_lines(right=True))
+def test_a_right_command_line_starts_a_run(typed: tuple[list[str], list[str]], type_in: Type, started: Started) -> None:
+    overrides, _ = typed
+    before = started.runs
+    result = type_in(*overrides)
+    replay = "engine=replay" in overrides  # which takes all else from the record
+    assert (result.exit_code, started.runs) == ((0, before + 1) if not replay else (2, before)), result.stderr
+
+
+REFUSED = [
+    ("=", "'='"),
+    ("~", "'~'"),
+    ("a=b=c", "'a=b=c'"),
+    ("seed='", "seed="),
+    ("seed=☃", "seed="),
+    ("{}=1", "'{}=1'"),
+    ("cluster..count=1", "cluster..count"),
+    ("paradigm@x=asp", "paradigm@x"),
+    ("paradigm={a:1}", "paradigm:"),
+    ("cluster=null", "cluster:"),
+    ("model=[]", "model:"),
+    ("hydra=null", "hydra:"),
+    ("~dataset", "dataset:"),
+    ("hydra.mode=BOTH", "hydra.mode:"),
+    ("hydra/launcher=nope", "hydra/launcher:"),
+    ("-m hydra.sweeper._target_=os.system", "os.system"),
+    ("-m hydra.sweeper.params={seed:3}", "hydra.sweeper.params"),
+    ("-m seed=range(1,1000000000000)", "more than 10000 runs"),
+    ("-m seed=range(1000) batch_size=range(1,1000)", "more than 10000 runs"),
+    ("seed=${seed}", "seed:"),
+    ("seed=${oc.env:NO_SUCH_VARIABLE}", "seed:"),
+    ("cluster.workers=${cluster.workers}", "cluster.workers:"),
+    ("cluster.workers.x=1", "cluster.workers.x:"),
+    ("cluster.workers.0.x=1", "cluster.workers.0.x:"),
+    ("cluster.workers.0.resources={gpu:1}", "cluster.workers.0.resources:"),
+    ("cluster.count.x=1", "cluster.count.x:"),
+    ("cluster.workers=" + "[" * 2000 + "]" * 2000, "nested too deeply"),
+    ("seed=" + "9" * 5000, "seed:"),
+    ("cluster=../../etc/passwd", "cluster/../../etc"),
+    ("paradigm._target_=os.system", "paradigm._target_:"),
+    ("model._target_=antigravity.fly", "model._target_:"),
+    ("dataset._target_=dssp_bench.paradigms.asp.ASP", "dataset._target_:"),
+    ("engine._target_=dssp_bench.engines.options", "engine._target_:"),
+    ("model.hidden=[64,x]", "model.hidden.1:"),
+    ("cluster.network.latency_s=true", "cluster.network.latency_s:"),
+    ("cluster.iteration_s=1e300", "cluster.iteration_s:"),
+    ("engine.threads=1000000000", "engine.threads:"),
+    ("runs_dir='~nobody-of-that-name/x'", "runs_dir:"),
+    ("-cn twice", "duplicate key seed"),
+    ("-cn tab", "tab.yaml, line 2"),
+    ("-cn code", "could not determine a constructor"),
+    ("-cn itself", "refers to itself"),
+    ("-cn round", "refers to itself"),
+]
+FILES = {
+    "twice": "defaults: [config, _self_]\nseed: 1\nseed: 2\n",
+    "tab": "a:\n\t- b\n",
+    "code": "defaults: [config, _self_]\nname: !!python/object/apply:os.system ['touch owned']\n",
+    "itself": "defaults: [itself]\n",
+    "round": "defaults: [config, _self_]\ncluster: &a\n  workers: *a\n",
+}
+
+
+@pytest.mark.parametrize(("line", "words"), REFUSED, ids=[line[:40] for line, _ in REFUSED])
+def test_nothing_that_is_typed_starts_anything_if_it_is_wrong(
+    line: str, words: str, type_in: Type, started: Started, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("mine")
+    for name, content in FILES.items():
+        (folder / f"{name}.yaml").write_text(content, encoding="utf-8")
+    said = assert_refused(type_in(*line.split(" "), "-cd", str(folder)), started)
+    assert "".join(words.split()) in said
