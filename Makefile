@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+MINUTES ?= 30
 
-.PHONY: install check test coverage reproduce clean
+.PHONY: install check test coverage soak reproduce clean
 
 install:
 	$(PYTHON) -m venv .venv
@@ -19,6 +20,9 @@ test:
 coverage:
 	$(BIN)/python -m pytest tests/core tests/paradigms tests/paper --cov=dssp_bench.core --cov=dssp_bench.paradigms \
 		--cov-branch --cov-report=term-missing --cov-fail-under=100
+
+soak:
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 reproduce:
 	$(BIN)/dssp-bench reproduce all

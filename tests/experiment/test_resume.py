@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ CLUSTER: dict[str, Any] = {
     "workers": [{"jitter": "shared"}, {"slowdown": 1.7}, {"slowdown": 1.3, "jitter": "noisy"}],
     "events": [{"worker": 1, "at_s": 0.02, "leave": True}, {"worker": 2, "at_s": 0.01, "join": True}],
 }
+ALONE: dict[str, Any] = {"workers": [{"device": "cpu"}]}
 Lived = Callable[[RunSpec, set[int]], tuple[RunResult, list[Path]]]
 
 
@@ -145,6 +147,24 @@ def test_it_can_be_interrupted_again_and_again(tmp_path: Path) -> None:
     assert len(resumed.summary["resumed"]) == 3
 
 
+def test_a_checkpoint_that_is_being_written_when_the_run_fails_is_worth_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Checkpoints._write
+
+    def slowly(self: Checkpoints, *content: Any) -> None:
+        time.sleep(0.3)
+        write(self, *content)
+
+    monkeypatch.setattr(Checkpoints, "_write", slowly)
+    troubles: dict[str, Any] = {"model": troubled(nan_at=(9,)), "cluster": ALONE, "checkpoint": OFTEN}
+    failed = run(spec(tmp_path, "asp", **troubles))
+    assert failed.status == "failed"
+    again = resume(failed.folder)
+    assert again.summary is not None
+    assert again.summary["resumed"][0]["after_pushes"] > 0
+
+
 # --- real processes ---
 
 
@@ -169,7 +189,6 @@ SLOWLY: dict[str, Any] = {
     "checkpoint": {"every_s": 0.05, "keep": 2},
     "stop": {"epochs": 5},
 }
-ALONE: dict[str, Any] = {"workers": [{"device": "cpu"}]}
 
 
 @pytest.mark.processes
@@ -225,6 +244,23 @@ def test_whoever_died_before_stays_away(tmp_path: Path) -> None:
     assert resumed.summary is not None
     assert resumed.summary["lost_workers"] == [1]
     assert resumed.summary["iterations"]["0"] == 75
+
+
+@pytest.mark.processes
+def test_whoever_died_before_it_joined_stays_away_too(tmp_path: Path) -> None:
+    late: dict[str, Any] = {"workers": HETERO, "events": [{"worker": 1, "at_s": 3600, "join": True}]}
+    watched = Watched(lambda: kill("slow"), after_pushes=10)
+    interrupting = Watched(interrupt, after_pushes=60)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(tmp_path, "ssp", "local", **{**SLOWLY, "cluster": late}), [watched, interrupting])
+    assert watched.run is not None
+    (checkpoint, _) = newest(watched.run.folder)
+    assert checkpoint is not None
+    assert checkpoint.state["lost"] == [1]
+    resumed = resume(watched.run.folder)
+    assert (resumed.status, resumed.error) == ("finished", "")
+    assert resumed.summary is not None
+    assert (resumed.summary["lost_workers"], resumed.summary["iterations"]) == ([1], {"0": 75})
 
 
 @pytest.mark.processes

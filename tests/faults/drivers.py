@@ -1,31 +1,27 @@
 """Driver processes, made by the dozen: a nurse imports everything once and forks one whenever it is asked to.
 
-The nurse has no thread, no fork server, and nothing of the run in it, and so neither has a new driver, just as if Python
-had been started anew, which takes two seconds. Whatever a dead driver leaves behind becomes the nurse's child, so that
+The nurse has no thread, no fork server and nothing of a run in it, and so neither has a new driver, as if Python had
+been started anew, which takes two seconds. Whatever a dead driver leaves behind becomes the nurse's child, so that
 nothing escapes.
 """
 
 import ctypes
 import faulthandler
 import gc
-import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
-
-from tests.experiment.watching import descendants
+from typing import Any, NamedTuple
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _READY = b"ready"
@@ -94,7 +90,7 @@ class Driver:
 
 
 class Nursery:
-    """Where drivers come from; a context manager that leaves no process."""
+    """Where drivers come from."""
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True)
@@ -114,15 +110,11 @@ class Nursery:
             raise RuntimeError("there is no nurse")
         self._drivers: list[Driver] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for pid in descendants(self._nurse.pid):
+    def close(self) -> None:
+        """Leave no process and no file."""
+        for kin in family(self._nurse.pid):
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(kin.pid, signal.SIGKILL)
         self._control.close()
         self._nurse.wait()
         self._temporary.cleanup()
@@ -152,13 +144,29 @@ class Nursery:
 
 def family(pid: int) -> list[Kin]:
     """The processes that this one started, and those that they started, oldest first."""
-    found = []
-    for number in descendants(pid):
+    there = [kin for stat in Path("/proc").glob("[0-9]*/stat") if (kin := _kin(stat))]
+    found = {pid}
+    while more := {kin.pid for kin in there if kin.parent in found} - found:
+        found |= more
+    # One that is dead may have threads that are not, and then it still has its children.
+    return sorted((k for k in there if k.pid in found - {pid} and k.state != "Z"), key=lambda kin: (kin.began, kin.pid))
+
+
+def _kin(stat: Path) -> Kin | None:
+    try:
+        after_name = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None  # it has just ended
+    return Kin(int(stat.parent.name), int(after_name[1]), after_name[0], int(after_name[19]))
+
+
+def shared_memory_in_use() -> set[str]:
+    """The names of shared memory that any process has mapped."""
+    names = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):
-            after_name = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            if after_name[0] != "Z":
-                found.append(Kin(number, int(after_name[1]), after_name[0], int(after_name[19])))
-    return sorted(found, key=lambda kin: (kin.began, kin.pid))
+            names |= set(re.findall(r"/dev/shm/(\S+)", maps.read_text(encoding="utf-8")))
+    return names
 
 
 def _command(pid: int) -> bytes:
@@ -174,7 +182,6 @@ def nurse(control_file: int) -> None:
     """Fork drivers until nobody is there to ask for one."""
     import dssp_bench.experiment.run
     import dssp_bench.experiment.tracking  # noqa: F401
-    import tests.faults.telltale
 
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -229,7 +236,7 @@ def _carried_out(command: dict[str, Any], to: Connection) -> dict[str, Any]:
         with _hearing():
             answer = _run(command, to)
     except KeyboardInterrupt:
-        pass
+        _hear(signal.SIG_IGN)
     except BaseException:
         answer = {"status": "raised", "error": traceback.format_exc()}
     return answer
@@ -276,12 +283,12 @@ def _run(command: dict[str, Any], to: Connection) -> dict[str, Any]:
 
 
 def _held() -> dict[str, Any]:
-    """Open files, and bytes of memory that are this process's own."""
+    """Children, open files, and bytes of memory."""
+    children = [child.name for child in multiprocessing.active_children()]  # this lets go of those that have ended
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    files = {}
+    files = []
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
-            files[name] = os.readlink(f"/proc/self/fd/{name}")
-    children = [child.name for child in multiprocessing.active_children()]
-    return {"files": files, "bytes": pages * os.sysconf("SC_PAGE_SIZE"), "children": children, "at": time.monotonic()}
+            files.append(os.readlink(f"/proc/self/fd/{name}"))
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return {"children": children, "files": sorted(files), "bytes": pages * os.sysconf("SC_PAGE_SIZE")}

@@ -2,8 +2,8 @@
 
     python -m tests.faults.soak --minutes 60
 
-Kinds of schedule take turns. The last line counts what was played; the exit code is 1 if any failed. A schedule that
-fails says how to play it again.
+Kinds of schedule share the time equally. In the end what was played is counted, and the worst times are told; the exit
+code is 1 if any schedule failed. One that fails says how to play it again.
 """
 
 import argparse
@@ -14,18 +14,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import SystemRandom
 
+from tests.faults.kills import Player
 from tests.faults.simulation import simulate
 
 MOST_FAILURES = 20
+GONE_WITHIN_S = 1.0
+"""How long processes of a run may be there after its end."""
+
+MOST_GROWTH_MIB = 100.0
+"""How much larger a driver that makes many runs may become."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of schedule: `play` raises what is wrong with a seed's, or counts what happened. A turn is `at_once`."""
+    """One kind of schedule: `play` raises what is wrong with a seed's, or counts what happened. A turn is `at_once`.
+
+    `end` is called when all is over, and may have something to tell. Raises what is wrong with all of them together.
+    """
 
     name: str
     play: Callable[[int], Mapping[str, int]]
     at_once: int = 1
+    end: Callable[[], str] = str
 
 
 def _simulated(seed: int) -> Mapping[str, int]:
@@ -33,28 +43,55 @@ def _simulated(seed: int) -> Mapping[str, int]:
     return report.counts + Counter({report.verdict: 1})
 
 
-KINDS = [Kind("simulated", _simulated, at_once=500)]
+class _Kills:
+    """Plays kill schedules, and is strict about how soon processes are gone; nothing is started before the first."""
+
+    def __init__(self) -> None:
+        self._player: Player | None = None
+
+    def play(self, seed: int) -> Mapping[str, int]:
+        self._player = self._player or Player(gone_within_s=GONE_WITHIN_S)
+        return self._player.play(seed)
+
+    def end(self) -> str:
+        if self._player is None:
+            return ""
+        with self._player as player:
+            return f"{player.worst}; {player.memory(MOST_GROWTH_MIB)}"
+
+
+_kills = _Kills()
+KINDS = [Kind("simulated", _simulated, at_once=500), Kind("kill", _kills.play, end=_kills.end)]
 
 
 def soak(minutes: float, first_seed: int, kinds: Sequence[Kind]) -> int:
     """Play schedules, at least one turn of each kind; returns the exit code."""
     ends = time.monotonic() + 60 * minutes
-    played: Counter[str] = Counter()
-    happened: Counter[str] = Counter()
-    failures = seed = 0
-    while not played or (time.monotonic() < ends and failures < MOST_FAILURES):
-        for kind in kinds:
-            for number in range(first_seed + seed, first_seed + seed + kind.at_once):
-                played[kind.name] += 1
-                try:
-                    happened.update(kind.play(number))
-                except Exception as error:
-                    failures += 1
-                    print(f"FAILED {kind.name}, seed {number}: {error}", flush=True)
-        seed += max(kind.at_once for kind in kinds)
-    told = [f"{count:,} {name}" for name, count in sorted(happened.items())]
-    print("; ".join([f"{count:,} {name} schedules" for name, count in played.items()] + [f"{failures} failed", *told]))
-    return 1 if failures else 0
+    spent = dict.fromkeys(kinds, 0.0)
+    played: Counter[Kind] = Counter()
+    failed: Counter[Kind] = Counter()
+    happened: dict[Kind, Counter[str]] = {kind: Counter() for kind in kinds}
+    while not all(spent.values()) or (time.monotonic() < ends and failed.total() < MOST_FAILURES):
+        kind = min(kinds, key=spent.__getitem__)
+        began = time.monotonic()
+        for seed in range(first_seed + played[kind], first_seed + played[kind] + kind.at_once):
+            played[kind] += 1
+            try:
+                happened[kind].update(kind.play(seed))
+            except Exception as error:
+                failed[kind] += 1
+                print(f"FAILED {kind.name}, seed {seed}: {error}", flush=True)
+        spent[kind] += time.monotonic() - began
+    for kind in kinds:
+        try:
+            if told := kind.end():
+                print(told)
+        except Exception as error:
+            failed[kind] += 1
+            print(f"FAILED {kind.name}, all in all: {error}")
+        counts = [f"{count:,} {name}" for name, count in sorted(happened[kind].items())]
+        print("; ".join([f"{played[kind]:,} {kind.name} schedules", f"{failed[kind]} failed", *counts]))
+    return 1 if failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,10 +16,10 @@ from dssp_bench.core.streams import stream_seed
 from dssp_bench.tasks.task import Data, DataFacts, DataSource, ModelSource
 
 GRAIN = 60
-"""Gradients are multiples of it, so that the mean of up to six of them is a whole number too."""
+"""Gradients are multiples of it, so that one in a mean of many is still more than what rounding adds up to."""
 
 _MOST = 63
-_MIDDLE = 2.0**23  # cross entropy of the wrong one of two classes, to which the weights are added: from there on it is exact
+_MIDDLE = 2.0**23  # a cross entropy, to which the weights are added; around there float32 has all whole numbers
 
 
 @dataclass
@@ -72,13 +72,15 @@ class _Network(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(parameters))
         self._pause_s = pause_s
+        self._is_warm = False  # what it computes first does not count, and somebody may write the weights meanwhile
 
     def forward(self, inputs: Tensor) -> Tensor:
         smallest, largest = (float(weight) for weight in torch.aminmax(self.weight.detach()))
-        if smallest != largest:
+        if smallest != largest and (self._is_warm or not self.training):
             raise ArithmeticError(f"two versions in one: weights from {smallest} to {largest}")
         if not self.training:
             return torch.tensor([[0.0, _MIDDLE + largest]])
+        self._is_warm = True
         time.sleep(self._pause_s)
         logits: Tensor = _Constant.apply(self.weight, largest, _gradient(torch.initial_seed()))  # type: ignore[no-untyped-call]
         return logits.expand(len(inputs), 2)

@@ -70,8 +70,9 @@ class Past:
 
     @property
     def departed(self) -> set[WorkerId]:
-        """Who has left."""
-        return {event["worker"] for event in self.state["membership"] if event["event"] == "left"}
+        """Who has left, or has died before it joined."""
+        left = {event["worker"] for event in self.state["membership"] if event["event"] == "left"}
+        return left | set(self.state.get("lost", ()))
 
 
 class Checkpoints(Observer):

@@ -84,9 +84,9 @@ def run_in_virtual_time(
     try:
         with stopped_by_interrupt(limits) as stopped:
             serve(coordinator, engine, limits, plan.rates, training.server if training else None, observers)
-            if training:
-                saver.wait()
     finally:
+        if training:
+            saver.wait()  # what it is about to write goes with the streams that are put away next
         recorder.close()
     report = {"membership": membership.events, "interrupted": stopped.interrupted}
     return report | ({"weights_sha256": training.server.digest()} if training else {})

@@ -64,6 +64,7 @@ class LocalEngine(Engine):
         self._on_loss = on_loss
         self._leases = Leases(lease_s)
         self._coming = 0  # replacements that are not here yet
+        self._starting: set[WorkerId] = set()  # those that are, but not ready
         self._selector = selectors.DefaultSelector()
         for worker, post in posts.items():
             self._selector.register(post.channel, selectors.EVENT_READ, worker)
@@ -134,10 +135,14 @@ class LocalEngine(Engine):
         """End the run at the next safe point: there will be no more events."""
         self._interrupted = True
 
-    def admit(self, worker: WorkerId, post: Post) -> None:
-        """A replacement is starting; it joins when it is ready."""
+    def admit(self, worker: WorkerId, post: Post, former: WorkerId) -> None:
+        """A replacement is starting; it joins when it is ready, or when the one that died would have joined."""
+        for event in [event for event in self._timers if isinstance(event, Joined) and event.worker == former]:
+            self._timers.remove(event)
+            self._timers.append(event._replace(worker=worker))
         self._posts[worker] = post
         self._absent.add(worker)
+        self._starting.add(worker)
         self._workers += 1
         self._coming -= 1
         self._selector.register(post.channel, selectors.EVENT_READ, worker)
@@ -193,11 +198,17 @@ class LocalEngine(Engine):
             raise _failure(source, message)
         if message.kind is Kind.READY:
             self._leases.watch(source, message.number, message.real)
-            self._absent.discard(source)
-            return Joined(source, at)
+            return self._ready_to_join(source, at)
         self._leases.end(source, message.number)
         self._times.lap("receive", 1)
         return Push(source, at, message.number, message.real, message.kind is Kind.PUSH)
+
+    def _ready_to_join(self, worker: WorkerId, at: Nanoseconds) -> Event | None:
+        self._starting.discard(worker)
+        if any(isinstance(event, Joined) and event.worker == worker for event in self._timers):
+            return None  # its time has not come
+        self._absent.discard(worker)
+        return Joined(worker, at)
 
     def _lose(self, worker: WorkerId, at: Nanoseconds) -> Event | None:
         self.lost.append(worker)
@@ -248,8 +259,8 @@ class LocalEngine(Engine):
             self._timers.remove(event)
             if isinstance(event, TimerFired):
                 return event._replace(at=now)
-            if event.worker not in self._posts:
-                continue  # it is gone already
+            if event.worker not in self._posts or event.worker in self._starting:
+                continue  # it is gone already, or will join as soon as it is ready
             if isinstance(event, Left):
                 self.dismiss(event.worker)
             self._absent.discard(event.worker)

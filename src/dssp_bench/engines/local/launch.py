@@ -167,8 +167,14 @@ class LocalRun:
             self._channel.close()
         self._selector.close()
         deadline = time.monotonic() + patience_s
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+        try:
+            for process in self._processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:  # also if somebody has no patience
+            with interrupt_deferred():
+                self._end_processes()
+
+    def _end_processes(self) -> None:
         for process in self._processes:
             process.kill()
         for process in self._processes:

@@ -14,6 +14,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, Protocol
 
 import torch
@@ -323,8 +324,8 @@ class _Server:
             self._await_evaluations()
             snapshots.on_finish(duration)  # once more, if no copy was free for the last one
             self._await_evaluations()
-            checkpoints.wait()
         finally:
+            checkpoints.wait()  # what it is about to write goes with the streams that are put away next
             self._recorder.close()
         report = {
             "membership": self._membership.events,
@@ -410,7 +411,7 @@ class _Server:
         channel, *memory = self._job.driver.files
         self._take_place(worker, former)
         self._checkpoints.take_place(worker, former)
-        self._engine.admit(worker, self._meet(worker, channel_of(channel), self._memory(memory)))
+        self._engine.admit(worker, self._meet(worker, channel_of(channel), self._memory(memory)), former)
 
     def _take_place(self, worker: WorkerId, former: WorkerId) -> None:
         self._places[worker] = self._places[former]
@@ -558,10 +559,22 @@ def prepare_process(threads: int) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent or parent == 1:
             os._exit(1)  # it has died already, so no signal will come
+        _let_the_fork_server_go()
         libc.prctl(_PR_SET_TIMERSLACK, 1)  # a slowdown's sleep ends on time, not up to 50 us later
         _keep_freed_memory(libc)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+
+
+def _let_the_fork_server_go() -> None:
+    """It ends when nobody is left who could ask it for a process; that shall be the driver alone, and we end with it.
+
+    Else it would outlive a killed driver for as long as one of its children lives, a suspended one for ever.
+    """
+    server: Any = forkserver._forkserver
+    if getattr(server, "_forkserver_alive_fd", None) is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
 
 
 def _keep_freed_memory(libc: ctypes.CDLL) -> None:
