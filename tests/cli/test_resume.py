@@ -88,3 +88,23 @@ def test_a_replay_is_not_gone_on_with(tmp_path: Path) -> None:
     (replay.folder / "summary.json").unlink()
     code, output = typed(replay.folder)
     assert code == 2, output
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.yaml", "[1]"), ("summary.json", "3"), ("environment.json", "[]"), ("summary.json", "{")],
+)
+def test_files_that_hold_something_else_are_named(file: str, content: str, tmp_path: Path) -> None:
+    folder = interrupted(tmp_path)
+    before = {path.name for path in folder.iterdir()}
+    (folder / file).write_text(content)
+    code, output = typed(folder)
+    assert code == 2
+    assert file in output
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_a_run_of_which_nobody_wrote_down_where_it_ran_goes_on(tmp_path: Path) -> None:
+    folder = interrupted(tmp_path)
+    (folder / "environment.json").unlink()
+    assert typed(folder)[0] == 0

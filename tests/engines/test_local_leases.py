@@ -81,3 +81,12 @@ def test_if_the_whole_run_was_suspended_nobody_hung(watched: Callable[..., Watch
     assert two.killed == []
     two.pass_until(3631, since_s=3631)
     assert two.killed == [100]
+
+
+def test_a_process_that_is_not_ready_in_time_is_killed_too(watched: Callable[..., Watched]) -> None:
+    two = watched()
+    two.leases.expect(2, 102, within_s=5.0, at=SECOND)
+    two.leases.expect(3, 103, within_s=5.0, at=SECOND)
+    two.leases.watch(3, 103, 0.1)
+    two.pass_until(100)
+    assert two.killed == [102]

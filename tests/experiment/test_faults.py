@@ -145,8 +145,34 @@ def test_a_worker_that_hangs_is_killed_when_its_lease_has_run_out(
     assert any("is taken to hang; it is killed" in message for message in caplog.messages)
 
 
+@pytest.mark.processes
+def test_a_replacement_that_hangs_is_replaced_too(tmp_path: Path) -> None:
+    class Hung(Watched):
+        first: int | None = None
+        hung = False
+
+        def progress(self, status: RunStatus) -> None:
+            self.first = self.first or pid_of("b")
+            super().progress(status)
+            if self.acted and not self.hung and pid_of("b") not in (None, self.first):
+                stop("b")
+                self.hung = True
+
+    hung = Hung(lambda: kill("b"), after_pushes=20)
+    result = replaced(tmp_path, "ssp", hung, options={"lease_s": 1.0, "startup_timeout_s": 10.0})
+    assert (result.status, result.error) == ("finished", "")
+    assert hung.hung
+    assert result.summary is not None
+    assert (result.summary["lost_workers"], result.summary["replacements"]) == ([1, 3], {"3": 1, "4": 3})
+
+
 def stop(name: str) -> None:
     """Suspend the process of this run with this name."""
-    for process in multiprocessing.active_children():
-        if process.name == f"dssp-bench {name}" and process.pid:
-            os.kill(process.pid, signal.SIGSTOP)
+    if pid := pid_of(name):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def pid_of(name: str) -> int | None:
+    """The process of this run with this name."""
+    found = [process.pid for process in multiprocessing.active_children() if process.name == f"dssp-bench {name}"]
+    return found[0] if found else None

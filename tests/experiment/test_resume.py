@@ -119,6 +119,21 @@ def test_if_the_newest_checkpoint_is_damaged_the_one_before_is_taken(
     assert f"{damaged / 'tensors.safetensors'} is damaged; the checkpoint before it is tried" in caplog.messages
 
 
+def test_if_no_checkpoint_is_valid_it_begins_again_and_makes_valid_ones(tmp_path: Path, left: Lived) -> None:
+    whole, (killed,) = left(spec(tmp_path / "runs", stop={"epochs": 3}, checkpoint=OFTEN), {80})
+    stream = killed / "pushes.arrows"
+    with stream.open("r+b") as file:
+        file.seek(900)
+        file.write(b"damage")
+    with pytest.raises(KeyboardInterrupt):
+        resume(killed, [Watched(interrupt)])
+    assert newest(killed)[0] is not None
+    resumed = resume(killed)
+    assert what_it_left(resumed) == what_it_left(whole)
+    assert resumed.summary is not None
+    assert [part["after_pushes"] > 0 for part in resumed.summary["resumed"]] == [False, True]
+
+
 def test_records_that_do_not_lead_to_the_checkpoint_fail_the_run_and_cost_nothing(
     tmp_path: Path, left: Lived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +276,22 @@ def test_whoever_died_before_it_joined_stays_away_too(tmp_path: Path) -> None:
     assert (resumed.status, resumed.error) == ("finished", "")
     assert resumed.summary is not None
     assert (resumed.summary["lost_workers"], resumed.summary["iterations"]) == ([1], {"0": 75})
+
+
+@pytest.mark.processes
+def test_whoever_was_about_to_be_replaced_is_replaced_later(tmp_path: Path) -> None:
+    watched = Watched(lambda: kill("slow"), after_pushes=10)
+    interrupting = Watched(interrupt, after_pushes=40)
+    changes: dict[str, Any] = {**SLOWLY, "stop": {"epochs": 20}}
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(tmp_path, "ssp", "local", **changes), [watched, interrupting])
+    assert watched.run is not None
+    config = watched.run.folder / "config.yaml"
+    config.write_text(config.read_text() + "on_worker_loss: restart\n")
+    resumed = resume(watched.run.folder)
+    assert (resumed.status, resumed.error) == ("finished", "")
+    assert resumed.summary is not None
+    assert (resumed.summary["lost_workers"], resumed.summary["replacements"]) == ([1], {"2": 1})
 
 
 @pytest.mark.processes

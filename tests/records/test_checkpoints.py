@@ -13,7 +13,7 @@ from dssp_bench.core.errors import RecordsError
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.records import checkpoints
 from dssp_bench.records.checkpoints import CheckpointStore, checked, newest
-from dssp_bench.records.schema import STREAMS
+from dssp_bench.records.schema import STREAMS, TABLES
 from dssp_bench.records.writer import RecordWriter, complete
 from tests.records import fake_run
 
@@ -164,4 +164,19 @@ def test_the_streams_of_a_run_that_may_go_on_are_put_away_at_its_end_and_brought
     checkpoints.bring_streams_back(tmp_path)
     assert not list(tmp_path.glob("*.parquet"))
     assert {name: (tmp_path / f"{name}.arrows").read_bytes() for name in STREAMS} == before
+    assert newest(tmp_path)[0] is not None
+
+
+@pytest.mark.parametrize("brought", range(len(STREAMS)))
+def test_if_only_some_streams_were_brought_back_none_is_taken_for_empty(brought: int, tmp_path: Path) -> None:
+    writer = saved(tmp_path, times=2)
+    writer.close()
+    whole = {table: (tmp_path / f"{table}.parquet").read_bytes() for table in TABLES}
+    for name in list(STREAMS)[:brought]:  # then it was killed
+        (tmp_path / f"{name}.parquet").unlink(missing_ok=True)
+        checkpoints.stream_of(tmp_path, name).replace(tmp_path / f"{name}.arrows")
+    for table in TABLES:
+        (tmp_path / f"{table}.parquet").unlink(missing_ok=True)
+    complete(tmp_path)
+    assert {table: (tmp_path / f"{table}.parquet").read_bytes() for table in TABLES} == whole
     assert newest(tmp_path)[0] is not None

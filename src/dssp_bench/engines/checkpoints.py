@@ -69,6 +69,12 @@ class Past:
         return [(worker, former) for worker, former in self.state.get("replaced", [])]
 
     @property
+    def missing(self) -> list[WorkerId]:
+        """Who has died and has not been replaced."""
+        formers = {former for _, former in self.replaced}
+        return [worker for worker in self.state.get("lost", ()) if worker not in formers]
+
+    @property
     def departed(self) -> set[WorkerId]:
         """Who has left, or has died before it joined."""
         left = {event["worker"] for event in self.state["membership"] if event["event"] == "left"}

@@ -16,7 +16,7 @@ from dssp_bench.engines.checkpoints import Past
 from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.experiment.replay import events_of
 from dssp_bench.experiment.spec import RunSpec, build_spec
-from dssp_bench.records.checkpoints import Checkpoint, bring_streams_back, newest
+from dssp_bench.records.checkpoints import Checkpoint, bring_streams_back, newest, remove_checkpoints
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import PUSHES, STREAMS, TABLES
 from dssp_bench.records.streams import read_stream
@@ -38,8 +38,12 @@ def left_spec(folder: Path) -> RunSpec:
     spec = build_spec(config, config.pop("choices", {}))
     if isinstance(spec.engine, ReplayOptions):
         raise ConfigurationError("RUN", f"{folder.name} is a replay", "start it again")
-    tags = {**surroundings.get("tags", {}), "command": surroundings.get("command", "")}
+    tags = {"command": str(surroundings.get("command", "")), **_texts(surroundings.get("tags"))}
     return replace(spec, name=folder.name, tags=tags)
+
+
+def _texts(tags: object) -> dict[str, str]:
+    return {str(key): str(tag) for key, tag in tags.items()} if isinstance(tags, dict) else {}
 
 
 def left_state(folder: Path) -> Past | None:
@@ -53,6 +57,7 @@ def left_state(folder: Path) -> Past | None:
     (folder / "summary.json").unlink(missing_ok=True)
     if checkpoint is None:
         _log.warning("%s has no checkpoint to go on from; it begins again", folder.name)
+        remove_checkpoints(folder)  # else the new ones would be compared with the old streams
         for name in (*(f"{name}.arrows" for name in STREAMS), *(f"{name}.parquet" for name in TABLES)):
             (folder / name).unlink(missing_ok=True)
         return None

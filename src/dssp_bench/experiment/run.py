@@ -1,6 +1,5 @@
 """One experiment, from its specification to a finished folder: the only place where everything meets."""
 
-import json
 import logging
 import multiprocessing
 import shutil
@@ -216,8 +215,8 @@ class _Resumed(_Training):
         """As for a new run, but in the run's own folder."""
         folder = self.spec.runs_dir / str(self.spec.name)
         self.put_together()
+        before = RunRecords(folder).environment or {}
         self.past = left_state(folder)
-        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         here = {"started_at": _now().isoformat(), **where_it_was_left(self.past)}
         self.report["resumed"] = [*before.get("resumed", []), here]
         now = {key: value for key, value in environment().items() if key in ("host", "pid")}

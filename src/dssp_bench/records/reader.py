@@ -131,7 +131,10 @@ class RunRecords:
         if not path.exists():
             return None
         try:
-            return parse(path.read_text(encoding="utf-8"))
+            parsed = parse(path.read_text(encoding="utf-8"))
+            if parsed is not None and not isinstance(parsed, dict):
+                raise ValueError("it holds no keys")
+            return parsed
         except (ValueError, yaml.YAMLError) as error:
             raise RecordsError(f"{path} cannot be read: {error}") from error
 

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from dssp_bench.core.errors import RecordsError
 from dssp_bench.core.messages import Evaluation, Outcome, PushRecord, Release, Update, Use, WorkerId
-from dssp_bench.records.checkpoints import put_streams_away
+from dssp_bench.records.checkpoints import put_streams_away, stream_of
 from dssp_bench.records.files import when_there_is_room, write_whole
 from dssp_bench.records.schema import LATE, PUSHES, STREAMS, TABLES
 from dssp_bench.records.streams import Late, read_batches, read_stream
@@ -197,9 +197,9 @@ def consolidate(folder: Path) -> None:
 
     The streams are removed, or put away if the run may go on from a checkpoint.
     """
-    late = Late.of(read_stream(folder / "late.arrows", LATE))
+    late = Late.of(read_stream(stream_of(folder, "late"), LATE))
     for name, schema in TABLES.items():
-        groups = _groups(read_batches(folder / f"{name}.arrows", schema), schema)
+        groups = _groups(read_batches(stream_of(folder, name), schema), schema)
         if name == "pushes":
             groups = late.merged_into_each(groups)
         write_whole(folder / f"{name}.parquet", partial(_write_parquet, groups, schema))
@@ -213,7 +213,7 @@ def complete(folder: Path) -> None:
     """
     if all((folder / f"{name}.parquet").exists() for name in TABLES):
         put_streams_away(folder)
-    elif any((folder / f"{name}.arrows").exists() for name in STREAMS):
+    elif any(stream_of(folder, name).exists() for name in STREAMS):
         consolidate(folder)
     else:
         RecordWriter(folder).close()

@@ -34,7 +34,7 @@ class LocalEngine(Engine):
     worker that raised sends its traceback first, and that raises WorkerFailed here. One that computes for longer than
     the `lease`, and than 20 times its median iteration, is killed. The `crew`, if there is one, makes the copies;
     `times` is told what the server's time goes to. A run that was left at a moment goes on there, and those who were
-    `computing` then do so again, each on the weights that it had pulled.
+    `computing` then do so again, each on the weights that it had pulled; those who were `missing` are lost now.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class LocalEngine(Engine):
         lease_s: float = 30.0,
         left_at: Nanoseconds = 0,
         computing: Mapping[WorkerId, Tensor] | None = None,
+        missing: Sequence[WorkerId] = (),
     ) -> None:
         self._posts = posts
         self._workers = len(posts)
@@ -78,6 +79,7 @@ class LocalEngine(Engine):
         self._interrupted = False
         self._left_at = left_at
         self._computing = computing or {}
+        self._missing = missing
         self.lost: list[WorkerId] = []
         self.started_at = 0
 
@@ -109,6 +111,7 @@ class LocalEngine(Engine):
             self._posts[worker].weights.copy_(pulled)
         self._wake({worker: self._posts[worker] for worker in self._computing})
         self._computing = {}
+        self._coming = sum(self._on_loss(worker) for worker in self._missing)
 
     def next_event(self, until: Nanoseconds | None) -> Event | None:
         """The next push, departure, arrival or timer, in the order in which they are taken up."""
@@ -135,11 +138,13 @@ class LocalEngine(Engine):
         """End the run at the next safe point: there will be no more events."""
         self._interrupted = True
 
-    def admit(self, worker: WorkerId, post: Post, former: WorkerId) -> None:
-        """A replacement is starting; it joins when it is ready, or when the one that died would have joined."""
-        for event in [event for event in self._timers if isinstance(event, Joined) and event.worker == former]:
-            self._timers.remove(event)
-            self._timers.append(event._replace(worker=worker))
+    def admit(self, worker: WorkerId, post: Post, former: WorkerId, pid: int) -> None:
+        """A replacement is starting; it joins when it is ready, but not before the one that died would have."""
+        self._timers = [
+            event if isinstance(event, TimerFired) or event.worker != former else event._replace(worker=worker)
+            for event in self._timers
+        ]
+        self._leases.expect(worker, pid, self._startup_timeout_s, self.now)
         self._posts[worker] = post
         self._absent.add(worker)
         self._starting.add(worker)

@@ -146,8 +146,9 @@ class LocalRun:
         self._places[worker] = self._places[former]
         here, memory, job = self._worker(worker, iterations)
         self._launch_worker(job)
+        told = {"former": former, "pid": self._processes[-1].pid}
         files = [here.fileno()] + ([memory.fileno()] if memory else [])
-        self._channel.send_files(Kind.REPLACEMENT, {"former": former}, worker, files)
+        self._channel.send_files(Kind.REPLACEMENT, told, worker, files)
         here.close()
         job.channel.close()
 

@@ -35,10 +35,17 @@ class Leases:
 
     def watch(self, worker: WorkerId, pid: int, iteration_s: float) -> None:
         """This is the worker's process, and an iteration of its own may well take so long."""
+        self.forget(worker)
         self._at_least[worker] = max(self._lease, round(_TIMES_MEDIAN * iteration_s * SECOND))
         self._took[worker] = deque(maxlen=_REMEMBERED)
         with suppress(ProcessLookupError):  # it has died, as the end of its channel will say
             self._processes[worker] = os.pidfd_open(pid)
+
+    def expect(self, worker: WorkerId, pid: int, within_s: float, at: Nanoseconds) -> None:
+        """This process is to be ready within so long."""
+        self.watch(worker, pid, 0.0)
+        self._at_least[worker] = round(within_s * SECOND)
+        self._began[worker] = at
 
     def begin(self, worker: WorkerId, at: Nanoseconds) -> None:
         """The worker begins an iteration."""
@@ -68,6 +75,6 @@ class Leases:
 
     def _end(self, worker: WorkerId, computed_s: float) -> None:
         del self._began[worker]  # it is told once
-        _log.warning("worker %d has computed for %.0f s and is taken to hang; it is killed", worker, computed_s)
+        _log.warning("worker %d has been busy for %.0f s and is taken to hang; it is killed", worker, computed_s)
         with suppress(ProcessLookupError, KeyError):
             self._kill(self._processes[worker])

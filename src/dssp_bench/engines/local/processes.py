@@ -299,6 +299,7 @@ class _Server:
             lease_s=job.options.lease_s,
             left_at=past.left_at if past else 0,
             computing=computing,
+            missing=past.missing if past and job.on_worker_loss == "restart" else (),
         )
 
     def run(self) -> None:
@@ -404,17 +405,17 @@ class _Server:
         if self._restarts[place] >= job.options.restarts:
             _log.warning("worker %d died, and has been replaced %d times: no more", worker, self._restarts[place])
             return False
-        self._restarts[place] += 1
         return job.driver.send_json(Kind.LOST, {"iterations": self._checkpoints.position(worker)}, worker)
 
-    def _on_replacement(self, worker: WorkerId, former: WorkerId) -> None:
+    def _on_replacement(self, worker: WorkerId, former: WorkerId, pid: int) -> None:
         channel, *memory = self._job.driver.files
         self._take_place(worker, former)
         self._checkpoints.take_place(worker, former)
-        self._engine.admit(worker, self._meet(worker, channel_of(channel), self._memory(memory)), former)
+        self._engine.admit(worker, self._meet(worker, channel_of(channel), self._memory(memory)), former, pid)
 
     def _take_place(self, worker: WorkerId, former: WorkerId) -> None:
-        self._places[worker] = self._places[former]
+        self._places[worker] = place = self._places[former]
+        self._restarts[place] += 1
         self._replaced[worker] = former
         self._page.replace(former, worker)
 
@@ -484,7 +485,7 @@ class _Server:
                 self._interrupted = True
                 self._engine.interrupt()
             elif message.kind is Kind.REPLACEMENT:
-                self._on_replacement(message.number, message.json()["former"])
+                self._on_replacement(message.number, **message.json())
         elif message is None:
             raise DsspBenchError("the evaluator died")
         elif message.kind is Kind.FAILED:
@@ -541,11 +542,15 @@ class _Started(Observer):
 def _calendar(layout: ClusterLayout, past: Past | None) -> list[Joined | Left]:
     """Who joins and who leaves when, except those who have joined; of those who have left nobody asks."""
     joins = [Joined(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.join]
+    leaves = [Left(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.leave]
     if past:
         there = {int(worker) for worker in past.state["clocks"]}
-        joins += [Joined(worker, past.left_at) for worker, _ in past.replaced]
+        for worker, former in past.replaced:
+            joins = [event._replace(worker=worker) if event.worker == former else event for event in joins]
+            leaves = [event._replace(worker=worker) if event.worker == former else event for event in leaves]
+            joins += [] if any(event.worker == worker for event in joins) else [Joined(worker, past.left_at)]
         joins = [event for event in joins if event.worker not in there]
-    return joins + [Left(event.worker, round(event.at_s * 1e9)) for event in layout.events if event.leave]
+    return [*joins, *leaves]
 
 
 # --- every process ---

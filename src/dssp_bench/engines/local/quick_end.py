@@ -1,7 +1,7 @@
 """For the process that forks the others, which imports this first and is the only one that does.
 
-When its driver has died it has nothing to take down; but taking torch down would take it a second, for which the processes
-that are to die with it would live.
+When its driver has died it has nothing to take down; but taking torch down would take it a second, for which the
+processes that are to die with it would live.
 """
 
 import atexit
