@@ -152,11 +152,11 @@ def test_runs_with_missing_or_broken_files_are_left_out_and_the_others_are_compa
     runs_dir: Path, tmp_path: Path
 ) -> None:
     broken: dict[str, list[str | None]] = {
-        "config.yaml": ["a: [", None],
+        "config.yaml": ["a: [", "- 1", None],
         "summary.json": ["{", "{}"],
         "environment.json": ["["],
     }
-    incomplete: dict[str, list[str | None]] = {"config.yaml": ["paradigm: {}", "- 1"], "updates.parquet": [None]}
+    incomplete: dict[str, list[str | None]] = {"config.yaml": ["paradigm: {}"], "updates.parquet": [None]}
     for file, contents in [*broken.items(), *incomplete.items()]:
         for content in contents:
             folder = shutil.copytree(runs_dir / "bsp-1", tmp_path / f"{file} {content}")
@@ -166,7 +166,7 @@ def test_runs_with_missing_or_broken_files_are_left_out_and_the_others_are_compa
     shutil.copytree(runs_dir / "ssp3-1", tmp_path / "whole")
     selection = select([], tmp_path)
     assert names(selection) == ["whole"]
-    assert selection.left_out == {"unreadable": 5, "incomplete": 3}
+    assert selection.left_out == {"unreadable": 6, "incomplete": 2}
     assert names(select(["sweep=tuesday"], tmp_path)) == ["whole"]
 
 
