@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "dssp_bench"
 PAGE = ROOT / "docs" / "security.md"
 UNPICKLERS = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 UNPICKLING = {"engines/local/memory.py", "tasks/data/cifar.py"}
-SERVING = {"cli/ui.py"}
+SERVING = {"cli/ui.py", "engines/cluster/gateway.py"}
 NETWORKED = {"socket", "socketserver", "http", "asyncio", "multiprocessing", "xmlrpc"}
 FORBIDDEN = {
     "torch.load", "torch.hub.load", "np.load", "numpy.load", "pd.read_pickle", "yaml.unsafe_load", "yaml.full_load",
@@ -69,7 +69,7 @@ def test_no_command_goes_through_a_shell() -> None:
     assert shells == []
 
 
-def test_only_the_pages_of_mlflow_are_served() -> None:
+def test_only_the_pages_of_mlflow_and_the_gateway_of_a_cluster_are_served() -> None:
     binding = {"bind", "listen", "create_server", "start_server", "Listener", "Manager", "HTTPServer"}
     serving = {name for name, tree in modules() for call in calls(tree) if _last_name(call.func) in binding}
     networked = {name for name, tree in modules() if imported(tree) & NETWORKED}

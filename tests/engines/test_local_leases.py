@@ -16,7 +16,8 @@ class Watched:
         self.killed: list[int] = []
         monkeypatch.setattr(os, "pidfd_open", lambda pid: pid)
         monkeypatch.setattr(os, "close", lambda descriptor: None)
-        self.leases = Leases(30.0, kill=self.killed.append)
+        self.hung_up_on: list[int] = []
+        self.leases = Leases(30.0, hang_up=self.hung_up_on.append, kill=self.killed.append)
         self.leases.look(SECOND)
         for worker in range(workers):
             self.leases.watch(worker, 100 + worker, iteration_s)
@@ -39,6 +40,14 @@ def test_a_worker_that_computes_for_longer_than_its_lease_is_killed_once(watched
     assert two.killed == []
     two.pass_until(40, since_s=32)
     assert two.killed == [100]
+
+
+def test_one_on_another_machine_is_not_killed_but_no_longer_listened_to(watched: Callable[..., Watched]) -> None:
+    two = watched()
+    two.leases.watch(1, 0, 0.1)
+    two.leases.begin(1, SECOND)
+    two.pass_until(40)
+    assert (two.killed, two.hung_up_on) == ([], [1])
 
 
 def test_one_that_pushed_or_is_held_or_has_left_is_not(watched: Callable[..., Watched]) -> None:

@@ -117,6 +117,28 @@ def reproduce(
 
 
 @app.command()
+def worker(
+    join: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where workers come in, as the run says.")],
+    place: Annotated[
+        int | None,
+        typer.Option(min=0, help="The worker's number in the layout; by default any that is free."),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="S", help="How long to try to reach the run, also after a cut.")
+    ] = 60.0,
+) -> None:
+    """Work for a run with engine=cluster engine.launcher=join that was started elsewhere.
+
+    Both must have the same DSSP_BENCH_KEY in their environment, and the data
+    set must be on this machine too.
+    """
+    from dssp_bench.cli.worker import work
+
+    with _mistakes_shown():
+        work(join, place, patience)
+
+
+@app.command()
 def trace(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name under the runs folder.")],
     output: Annotated[Path | None, typer.Option(help="Packed if it ends with .gz; by default RUN/trace.json.")] = None,

@@ -37,6 +37,13 @@ class Inbox(Generic[Answer]):
         self._answers: dict[WorkerId, Answer] = {}
         self._departed: set[WorkerId] = set()
 
+    def would_take(self, worker: WorkerId, number: int) -> bool:
+        """Whether a message is new and due; asked before its contents are put where they belong, which changes that."""
+        taken = self._taken.get(worker, -1)
+        if worker in self._departed or number != taken + 1:
+            return False
+        return taken < 0 or worker in self._answers
+
     def receive(self, worker: WorkerId, number: int) -> Ruling:
         """Rule on one message. Raises ProtocolViolation, and changes nothing, for one that no worker may send yet."""
         taken = self._taken.get(worker, -1)

@@ -17,6 +17,14 @@ def _expands(path: str) -> str:
     return path
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, where an IPv6 address stands in brackets. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port[:6]) < 65_536:
+        raise ValueError(f"must be HOST:PORT, got {text[:60]!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 FolderPath = Annotated[str, Field(min_length=1), AfterValidator(_expands)]
 """The path of a folder, which need not be there; `~` is a home."""
 Threads = Annotated[int, Field(ge=1, le=1024)]
@@ -52,10 +60,32 @@ class LocalOptions(_Options):
     restarts: Annotated[int, Field(ge=0)] = 3
 
 
+def _is_address(text: str) -> str:
+    if text not in ("auto", "local"):
+        parse_address(text)
+    return text
+
+
+class ClusterOptions(LocalOptions):
+    """The server here or on a cluster, and workers anywhere that a TCP connection reaches.
+
+    `launcher: ray` has Ray start the workers, at `address`: `auto` (the cluster of this machine, or one of its own if
+    there is none), `local` (always one of its own), or `HOST:PORT`. `launcher: join` waits for workers that are started
+    by other means, with `dssp-bench worker`. They come in at `host` and `port`; `auto` and 0 choose. A connection that
+    breaks may be replaced within `reconnect_s`; then its worker is taken to be lost.
+    """
+
+    launcher: Literal["ray", "join"] = "ray"
+    address: Annotated[str, AfterValidator(_is_address)] = "auto"
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "auto"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    reconnect_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
+
+
 class ReplayOptions(_Options):
     """A recorded run, fed back through the core; `run` is its folder, or the folder's name under `runs/`."""
 
     run: FolderPath
 
 
-EngineOptions = SimulatedOptions | LocalOptions | ReplayOptions
+EngineOptions = SimulatedOptions | LocalOptions | ClusterOptions | ReplayOptions

@@ -45,7 +45,7 @@ def run_locally(
     with LocalRun(job) as local:
         watchers.start(info)  # while the processes start
         local.go()
-        return _Conversation(local, watchers, folder).to_the_end()
+        return Conversation(local, watchers, folder).to_the_end()
 
 
 def local_job(spec: RunSpec, plan: Plan, data: Data, folder: Path, device: str) -> LocalJob:
@@ -70,7 +70,7 @@ def local_job(spec: RunSpec, plan: Plan, data: Data, folder: Path, device: str) 
     )
 
 
-class _Conversation:
+class Conversation:
     """What the driver hears from the server, and passes on to the watchers."""
 
     def __init__(self, local: LocalRun, watchers: Watchers, folder: Path) -> None:

@@ -23,8 +23,9 @@ from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, transports
-from dssp_bench.engines.options import LocalOptions, ReplayOptions
+from dssp_bench.engines.options import ClusterOptions, LocalOptions, ReplayOptions
 from dssp_bench.engines.termination import interrupt_deferred, termination_as_interrupt
+from dssp_bench.experiment.cluster import check_cluster, run_on_cluster
 from dssp_bench.experiment.environment import environment
 from dssp_bench.experiment.local import run_locally, startup_seconds
 from dssp_bench.experiment.parts import parameter_count
@@ -189,6 +190,9 @@ class _Training(_Run):
             _check_count(len(layout.workers))
             _warn_of_what_is_virtual(layout)
             extra["transport"] = transports(layout)
+        if isinstance(spec.engine, ClusterOptions):
+            check_cluster(spec.engine)
+            extra["transport"] = ["tcp"] * len(layout.workers)
         return extra
 
     def carry_out(self) -> None:
@@ -199,9 +203,8 @@ class _Training(_Run):
         if isinstance(spec.engine, LocalOptions):
             assert data is not None
             device = server_device(spec.cluster) if spec.evaluation.device == "auto" else spec.evaluation.device
-            self.report |= run_locally(
-                spec, plan, data, self.folder, self.watchers, self.info, device, checkpoints, self.past
-            )
+            real = run_on_cluster if isinstance(spec.engine, ClusterOptions) else run_locally
+            self.report |= real(spec, plan, data, self.folder, self.watchers, self.info, device, checkpoints, self.past)
             return
         self.watchers.start(self.info)
         device = server_device(spec.cluster) if data else "cpu"

@@ -25,7 +25,14 @@ from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import ScheduleClock, ScheduleScale
 from dssp_bench.engines.engine import OnNan, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout, Device
-from dssp_bench.engines.options import EngineOptions, FolderPath, LocalOptions, ReplayOptions, SimulatedOptions
+from dssp_bench.engines.options import (
+    ClusterOptions,
+    EngineOptions,
+    FolderPath,
+    LocalOptions,
+    ReplayOptions,
+    SimulatedOptions,
+)
 
 if TYPE_CHECKING:  # these import torch, which takes a second; whoever only needs a runs folder should not wait for it
     from dssp_bench.tasks.task import DataSource, ModelSource
@@ -217,6 +224,32 @@ def build_spec(config: Mapping[str, Any], choices: Mapping[str, str] | None = No
         choices=dict(choices or {}),
         config=resolved,
     )
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker that runs somewhere else has to know of an experiment."""
+
+    cluster: ClusterLayout
+    engine: ClusterOptions
+    model: ModelSource
+    dataset: DataSource
+    batch_size: int
+    seed: int
+
+
+def build_worker_spec(config: Mapping[str, Any]) -> WorkerSpec:
+    """A worker's part of a configuration; raises `ConfigurationErrors` with every problem that it finds."""
+    builder = _Builder(config)
+    general = builder.check(_General, "")
+    parts = {
+        "cluster": builder.check(ClusterLayout, "cluster"),
+        "engine": builder.call("engine", (ClusterOptions,)),
+        **{group: builder.call(group, kinds()) for group, kinds in _HEAVY_GROUPS.items()},
+    }
+    if builder.errors:
+        raise ConfigurationErrors(builder.errors)
+    return WorkerSpec(**parts, batch_size=general.batch_size, seed=general.seed)
 
 
 def is_right_so_far(config: Mapping[str, Any]) -> bool:
@@ -527,6 +560,8 @@ def _missing_devices(
 def _named_devices(config: Mapping[str, Any], cluster: ClusterLayout, evaluation: EvaluationSpec) -> dict[str, str]:
     """The CUDA devices that are asked for, by the key that asks for them."""
     wanted = {"evaluation.device": evaluation.device, "cluster.server.device": cluster.server.device}
+    if "ClusterOptions" in str(config["engine"].get("_target_")):
+        return {key: device for key, device in wanted.items() if device.startswith("cuda")}  # workers have their own
     listed = len(config["cluster"]["workers"])  # `count` may have repeated the list, or cut it short
     for i, worker in enumerate(cluster.workers[:listed]):
         wanted[f"cluster.workers.{i}.device"] = worker.device

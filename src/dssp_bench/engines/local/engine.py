@@ -63,7 +63,7 @@ class LocalEngine(Engine):
         self._times = times
         self._startup_timeout_s = startup_timeout_s
         self._on_loss = on_loss
-        self._leases = Leases(lease_s)
+        self._leases = Leases(lease_s, hang_up=lambda worker: self._posts[worker].channel.hang_up())
         self._coming = 0  # replacements that are not here yet
         self._starting: set[WorkerId] = set()  # those that are, but not ready
         self._selector = selectors.DefaultSelector()
@@ -137,6 +137,10 @@ class LocalEngine(Engine):
     def interrupt(self) -> None:
         """End the run at the next safe point: there will be no more events."""
         self._interrupted = True
+
+    def expect(self) -> None:
+        """A replacement will come for somebody who was lost long ago."""
+        self._coming += 1
 
     def admit(self, worker: WorkerId, post: Post, former: WorkerId, pid: int) -> None:
         """A replacement is starting; it joins when it is ready, but not before the one that died would have."""

@@ -145,12 +145,10 @@ class LocalRun:
         worker = len(self._places)
         self._places[worker] = self._places[former]
         here, memory, job = self._worker(worker, iterations)
-        self._launch_worker(job)
-        told = {"former": former, "pid": self._processes[-1].pid}
+        told = {"former": former, "pid": self._launch_worker(job)}
         files = [here.fileno()] + ([memory.fileno()] if memory else [])
         self._channel.send_files(Kind.REPLACEMENT, told, worker, files)
         here.close()
-        job.channel.close()
 
     def message(self, timeout_s: float) -> Message | None:
         """What the server says within that time; None if it says nothing. Raises EOFError if it is gone."""
@@ -234,9 +232,7 @@ class LocalRun:
         for worker_job in worker_jobs:
             self._launch_worker(worker_job)
         self._launch("evaluator", run_evaluator, evaluator_job)
-        for channel in [here for here, _ in meetings.values()] + [j.channel for j in worker_jobs]:
-            channel.close()
-        for channel in (to_evaluator, evaluator_end, driver_end):
+        for channel in [here for here, _ in meetings.values()] + [to_evaluator, evaluator_end, driver_end]:
             channel.close()
 
     def _worker(self, worker: WorkerId, iterations: int) -> tuple[Channel, SharedTensors | None, WorkerJob]:
@@ -245,7 +241,7 @@ class LocalRun:
         here, there = channel_pair()
         device = devices(job.layout)[place]
         memory = None
-        if "cpu" in (device, server_device(job.layout)):
+        if self._meets_in_host_memory(device):
             parameters, statistics, _ = job.initial
             memory = SharedTensors([(part.shape, torch.float32) for part in (parameters, parameters, statistics)])
         worker_job = WorkerJob(
@@ -253,10 +249,17 @@ class LocalRun:
         )
         return here, memory, worker_job
 
-    def _launch_worker(self, job: WorkerJob) -> None:
-        self._launch(job.layout.workers[job.place].name, run_worker, job)
+    def _meets_in_host_memory(self, device: str) -> bool:
+        """Whether server and a worker on this device need it, since not both compute on CUDA."""
+        return "cpu" in (device, server_device(self._job.layout))
 
-    def _launch(self, name: str, main: Callable[[Any], None], job: Any) -> None:
+    def _launch_worker(self, job: WorkerJob) -> int:
+        """Start it, and give the number of its process; 0 for one on another machine."""
+        pid = self._launch(job.layout.workers[job.place].name, run_worker, job)
+        job.channel.close()
+        return pid
+
+    def _launch(self, name: str, main: Callable[[Any], None], job: Any) -> int:
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=main, args=(job,), name=f"dssp-bench {name}", daemon=True)
         with interrupt_deferred():  # a process that was started but is not in the list would be left behind
@@ -265,3 +268,5 @@ class LocalRun:
             except (EOFError, BrokenPipeError, ConnectionError) as error:
                 raise DsspBenchError("the process that starts all others died; a new run starts it anew") from error
             self._processes.append(process)
+        assert process.pid
+        return process.pid

@@ -20,12 +20,16 @@ _log = logging.getLogger(__name__)
 class Leases:
     """The moments at which workers began, what their iterations took, and their processes.
 
-    A process is held by a descriptor and not by its number, which could be another's when it is killed. If the server
+    A process is held by a descriptor and not by its number, which could be another's when it is killed. One on another
+    machine, whose number is 0, cannot be killed: `hang_up` then ends the conversation with its worker. If the server
     has not looked for much longer than it wanted to, the whole run was suspended, and nobody hung.
     """
 
-    def __init__(self, lease_s: float, kill: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self, lease_s: float, hang_up: Callable[[WorkerId], object], kill: Callable[[int], object] | None = None
+    ) -> None:
         self._lease = round(lease_s * SECOND)
+        self._hang_up = hang_up
         self._kill = kill or (lambda process: signal.pidfd_send_signal(process, signal.SIGKILL))
         self._processes: dict[WorkerId, int] = {}
         self._at_least: dict[WorkerId, Nanoseconds] = {}
@@ -38,8 +42,9 @@ class Leases:
         self.forget(worker)
         self._at_least[worker] = max(self._lease, round(_TIMES_MEDIAN * iteration_s * SECOND))
         self._took[worker] = deque(maxlen=_REMEMBERED)
-        with suppress(ProcessLookupError):  # it has died, as the end of its channel will say
-            self._processes[worker] = os.pidfd_open(pid)
+        if pid:
+            with suppress(ProcessLookupError):  # it has died, as the end of its channel will say
+                self._processes[worker] = os.pidfd_open(pid)
 
     def expect(self, worker: WorkerId, pid: int, within_s: float, at: Nanoseconds) -> None:
         """This process is to be ready within so long."""
@@ -75,6 +80,11 @@ class Leases:
 
     def _end(self, worker: WorkerId, computed_s: float) -> None:
         del self._began[worker]  # it is told once
-        _log.warning("worker %d has been busy for %.0f s and is taken to hang; it is killed", worker, computed_s)
-        with suppress(ProcessLookupError, KeyError):
-            self._kill(self._processes[worker])
+        process = self._processes.get(worker)
+        end = "given up" if process is None else "killed"
+        _log.warning("worker %d has been busy for %.0f s and is taken to hang; it is %s", worker, computed_s, end)
+        if process is None:
+            self._hang_up(worker)
+            return
+        with suppress(ProcessLookupError):
+            self._kill(process)

@@ -70,6 +70,13 @@ class EvaluatorFactory(Protocol):
         """A function that gives loss and accuracy of whatever the two tensors hold when it is called."""
 
 
+class Memory(Protocol):
+    """Where weights, gradient and statistics of one worker are."""
+
+    def views(self) -> list[Tensor]:
+        """The tensors themselves, in this process."""
+
+
 @dataclass
 class WorkerJob:
     """All that a worker's process needs. On the CPU `memory` holds pulled weights, gradient and statistics.
@@ -81,7 +88,7 @@ class WorkerJob:
     place: WorkerId
     channel: Channel
     device: str
-    memory: SharedTensors | None
+    memory: Memory | None
     layout: ClusterLayout
     factory: WorkerFactory
     threads: int
@@ -129,30 +136,35 @@ class ServerJob:
 
 
 def run_worker(job: WorkerJob) -> None:
-    """Compute a gradient at every GO, until the server says stop or is gone."""
+    """Be a worker's process: compute a gradient at every GO, until the server says stop or is gone."""
     prepare_process(job.threads)
     with _failures_told_to(job.channel):
-        slot_weights, slot = _open_slot(job)
-        weights, local_slot = _on_device(slot_weights, slot, job.device)
-        began = time.monotonic()
-        worker = job.factory(job.place, job.device, weights, local_slot, job.iterations)
-        may_take_s = (time.monotonic() - began) * job.layout.largest_slowdown(job.place)
-        own_time = OwnTime()
-        job.channel.send(Kind.READY, os.getpid(), may_take_s)
-        while (message := job.channel.receive()) and message.kind is Kind.GO:
-            began, own_began = time.monotonic_ns(), own_time.now()
-            if weights is not slot_weights:
-                weights.copy_(slot_weights)
-            loss = worker.compute_gradient()
-            kind = Kind.PUSH if worker.is_finite() else Kind.NOT_FINITE
-            if local_slot is not slot:
-                _copy_slot(slot, local_slot)
-            loss_value = _synchronised(loss)
-            slowdown = job.layout.slowdown(job.place, began - message.number)
-            compute = round((own_time.now() - own_began) * slowdown)
-            _sleep_until(began + compute)  # what it had to wait for a core is part of its sleep
-            if not job.channel.send(kind, compute, loss_value):
-                return
+        work(job)
+
+
+def work(job: WorkerJob) -> None:
+    """Compute a gradient at every GO, until the server says stop or is gone. Raises what the network raises."""
+    slot_weights, slot = _open_slot(job)
+    weights, local_slot = _on_device(slot_weights, slot, job.device)
+    began = time.monotonic()
+    worker = job.factory(job.place, job.device, weights, local_slot, job.iterations)
+    may_take_s = (time.monotonic() - began) * job.layout.largest_slowdown(job.place)
+    own_time = OwnTime()
+    job.channel.send(Kind.READY, os.getpid(), may_take_s)
+    while (message := job.channel.receive()) and message.kind is Kind.GO:
+        began, own_began = time.monotonic_ns(), own_time.now()
+        if weights is not slot_weights:
+            weights.copy_(slot_weights)
+        loss = worker.compute_gradient()
+        kind = Kind.PUSH if worker.is_finite() else Kind.NOT_FINITE
+        if local_slot is not slot:
+            _copy_slot(slot, local_slot)
+        loss_value = _synchronised(loss)
+        slowdown = job.layout.slowdown(job.place, began - message.number)
+        compute = round((own_time.now() - own_began) * slowdown)
+        _sleep_until(began + compute)  # what it had to wait for a core is part of its sleep
+        if not job.channel.send(kind, compute, loss_value):
+            return
 
 
 def _open_slot(job: WorkerJob) -> tuple[Tensor, Slot]:
@@ -267,6 +279,7 @@ class _Server:
         self._places = {worker: worker for worker in range(len(job.layout.workers))}
         self._replaced: dict[WorkerId, WorkerId] = {}
         self._restarts: Counter[WorkerId] = Counter()
+        self._awaited: set[WorkerId] = set()  # those for whom somebody will come
         posts = self._meet_workers()
         self._snapshots = self._meet_evaluator()
         self._free = list(range(job.snapshot_count))
@@ -405,7 +418,19 @@ class _Server:
         if self._restarts[place] >= job.options.restarts:
             _log.warning("worker %d died, and has been replaced %d times: no more", worker, self._restarts[place])
             return False
-        return job.driver.send_json(Kind.LOST, {"iterations": self._checkpoints.position(worker)}, worker)
+        return self._ask_for_replacement(worker)
+
+    def _ask_for_replacement(self, worker: WorkerId) -> bool:
+        self._awaited.add(worker)
+        position = self._checkpoints.position(worker)
+        return self._job.driver.send_json(Kind.LOST, {"iterations": position}, worker)
+
+    def _on_return(self, place: WorkerId) -> None:
+        """Somebody has come for a place; it is needed if its latest worker was lost and nobody comes in its stead."""
+        latest = max(worker for worker, its_place in self._places.items() if its_place == place)
+        if latest in self._engine.lost and latest not in self._awaited:
+            self._engine.expect()
+            self._ask_for_replacement(latest)
 
     def _on_replacement(self, worker: WorkerId, former: WorkerId, pid: int) -> None:
         channel, *memory = self._job.driver.files
@@ -486,6 +511,8 @@ class _Server:
                 self._engine.interrupt()
             elif message.kind is Kind.REPLACEMENT:
                 self._on_replacement(message.number, **message.json())
+            elif message.kind is Kind.RETURN:
+                self._on_return(message.number)
         elif message is None:
             raise DsspBenchError("the evaluator died")
         elif message.kind is Kind.FAILED:
@@ -559,15 +586,21 @@ def _calendar(layout: ClusterLayout, past: Past | None) -> list[Joined | Left]:
 def prepare_process(threads: int) -> None:
     """Die with the parent, leave Ctrl-C to the driver, and compute with no more threads than asked for."""
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
         parent = os.getppid()
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent or parent == 1:
             os._exit(1)  # it has died already, so no signal will come
         _let_the_fork_server_go()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tune_process(threads)
+
+
+def tune_process(threads: int) -> None:
+    """Compute with so many threads, and without what the system does to save power or memory."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_TIMERSLACK, 1)  # a slowdown's sleep ends on time, not up to 50 us later
         _keep_freed_memory(libc)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 
 

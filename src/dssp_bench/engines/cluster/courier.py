@@ -1,0 +1,195 @@
+"""Who stands in for a worker on another machine: to the server it looks like a worker's process on this one.
+
+The server's process writes weights into memory and says go; the courier sends them off, takes what comes back into the
+worker's slot, and says so when it is complete. A connection that breaks costs nothing if the worker is back soon: its
+messages are numbered, each is taken once, and the answer to the latest one is sent again.
+"""
+
+import logging
+import secrets
+import select
+import struct
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from dssp_bench.core.errors import ProtocolViolation
+from dssp_bench.engines.cluster.wire import Head, Kind, Malformed, Sizes, Wire, at_most, exactly, raw
+from dssp_bench.engines.delivery import Inbox, Ruling
+from dssp_bench.engines.local import channel as local
+from dssp_bench.engines.local.processes import WorkerJob
+
+COMPUTED = struct.Struct("<q")
+"""How many nanoseconds a push's computation took; they precede the gradient."""
+LONGEST_TEXT = 60_000
+_ELSEWHERE = 0
+"""The process number of a worker that runs on another machine."""
+_log = logging.getLogger(__name__)
+
+
+class Courier:
+    """Carries one worker's messages between the server's process and whatever connection the worker has just now.
+
+    `welcome` is what a worker that begins is told. `ended` is called when there is nothing more to carry, with the
+    courier, in its thread.
+    """
+
+    def __init__(
+        self, job: WorkerJob, welcome: dict[str, Any], reconnect_s: float, ended: Callable[["Courier"], None]
+    ) -> None:
+        assert job.memory is not None
+        self.worker = job.worker
+        self.place = job.place
+        self.session = secrets.token_hex(16)
+        self.claimed = False
+        weights, gradient, statistics = job.memory.views()
+        self._channel = job.channel
+        self._weights = raw([weights])
+        self._slot = raw([gradient, statistics])
+        self._welcome = welcome | {
+            "worker": job.worker,
+            "place": job.place,
+            "iterations": job.iterations,
+            "sizes": [weights.numel(), statistics.numel()],
+            "session": self.session,
+        }
+        size = COMPUTED.size + sum(part.nbytes for part in self._slot)
+        self._allowed: Sizes = {
+            Kind.READY: exactly(0),
+            Kind.PUSH: exactly(size),
+            Kind.NOT_FINITE: exactly(COMPUTED.size),
+            Kind.FAILED: at_most(LONGEST_TEXT),
+        }
+        self._reconnect_s = reconnect_s
+        self._ended = ended
+        self._inbox: Inbox[int] = Inbox()
+        self._taken = -1
+        self._connections: SimpleQueue[tuple[Wire, int | None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._wire: Wire | None = None
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, name=f"courier of worker {self.worker}", daemon=True)
+        self._thread.start()
+
+    def attach(self, wire: Wire, unanswered: int | None) -> None:
+        """Go on over this connection; the worker has no answer yet to its message of this number."""
+        self._break()
+        self._connections.put((wire, unanswered))
+
+    def give_up(self) -> None:
+        """Carry nothing more: the worker is known to be dead, or the run is over."""
+        self._given_up = True
+        self._break()
+        self._connections.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until it has ended."""
+        self._thread.join(timeout_s)
+
+    def _break(self) -> None:
+        with self._lock:
+            if self._wire is not None:
+                self._wire.close()
+
+    # --- its thread ---
+
+    def _run(self) -> None:
+        patience = None  # the engine knows how long a worker may take to come
+        try:
+            while (connection := self._next_connection(patience)) is not None:
+                wire, unanswered = connection
+                try:
+                    self._greet(wire, unanswered)
+                    self._carry(wire)
+                    return
+                except OSError as error:  # Malformed is one, too
+                    _log.debug("worker %d: %s", self.worker, error)
+                except ProtocolViolation as error:
+                    _log.warning("%s; it is given up", error)
+                    return
+                finally:
+                    wire.close()
+                patience = self._reconnect_s
+        finally:
+            self._ended(self)  # first, since nobody takes its place before the server knows
+            self._channel.close()
+
+    def _next_connection(self, within_s: float | None) -> tuple[Wire, int | None] | None:
+        try:
+            connection = self._connections.get(timeout=within_s)
+        except Empty:
+            return None
+        with self._lock:  # so that whoever breaks a connection breaks this one
+            self._wire = connection and connection[0]
+        return None if self._given_up else connection
+
+    def _greet(self, wire: Wire, unanswered: int | None) -> None:
+        wire.send_json(Kind.WELCOME, self._welcome | {"taken": self._taken})
+        if unanswered is not None and unanswered <= self._taken:
+            self._rule(wire, unanswered)
+
+    def _carry(self, wire: Wire) -> None:
+        """Until one side has nothing more to say. Raises OSError if the connection breaks."""
+        poll = select.poll()
+        poll.register(wire, select.POLLIN)
+        poll.register(self._channel, select.POLLIN)
+        while True:
+            for file, _ in poll.poll():
+                if not (self._from_worker(wire) if file == wire.fileno() else self._from_server(wire)):
+                    return
+
+    def _from_server(self, wire: Wire) -> bool:
+        message = self._channel.receive()
+        if message is None:
+            return False  # nobody waits for this worker any more
+        if message.kind is local.Kind.STOP:
+            wire.send(Kind.STOP)
+            return False
+        self._inbox.answer(self.worker, message.number)
+        self._answer(wire)
+        return True
+
+    def _answer(self, wire: Wire) -> None:
+        """Send what the latest message is answered: the weights stay as they are until the next one is taken."""
+        since_start = time.monotonic_ns() - self._inbox.answer_again(self.worker)
+        wire.send(Kind.GO, self._taken, since_start / 1e9, self._weights)
+
+    def _from_worker(self, wire: Wire) -> bool:
+        head = wire.receive(self._allowed)
+        if head.kind is Kind.FAILED:
+            self._channel.send_text(local.Kind.FAILED, wire.receive_bytes(head).decode(errors="replace"))
+            return False
+        computed = 0
+        if self._inbox.would_take(self.worker, head.number):
+            computed = self._take_in(wire, head)
+        else:
+            wire.skip(head.size)
+        if self._rule(wire, head.number) is not Ruling.TAKE:
+            return True
+        if head.kind is Kind.READY:
+            return self._channel.send(local.Kind.READY, _ELSEWHERE, head.real)
+        kind = local.Kind.PUSH if head.kind is Kind.PUSH else local.Kind.NOT_FINITE
+        return self._channel.send(kind, computed, head.real)
+
+    def _take_in(self, wire: Wire, head: Head) -> int:
+        """Put a push's body into the slot, which the server does not read now; returns how long it was computed."""
+        if head.kind is Kind.READY:
+            return 0
+        computed = bytearray(COMPUTED.size)
+        wire.receive_into([memoryview(computed)])
+        if head.kind is Kind.PUSH:
+            wire.receive_into(self._slot)
+        (nanoseconds,) = COMPUTED.unpack(computed)
+        if nanoseconds < 0:
+            raise Malformed("no computation takes less than no time")
+        return int(nanoseconds)
+
+    def _rule(self, wire: Wire, number: int) -> Ruling:
+        ruling = self._inbox.receive(self.worker, number)
+        if ruling is Ruling.TAKE:
+            self._taken = number
+        elif ruling is Ruling.REPEAT:
+            self._answer(wire)
+        return ruling

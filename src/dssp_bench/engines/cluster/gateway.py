@@ -1,0 +1,194 @@
+"""Where workers from other machines come in: one listening port, and a courier for each of them."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dssp_bench.core.messages import WorkerId
+from dssp_bench.engines.cluster.courier import Courier
+from dssp_bench.engines.cluster.wire import Kind, Sizes, Wire, at_most
+from dssp_bench.engines.local.processes import WorkerJob
+
+_LONGEST_HELLO = 4096
+_HELLO: Sizes = {Kind.HELLO: at_most(_LONGEST_HELLO)}
+_HANDSHAKE_S = 2.0
+_HELLO_S = 5.0
+_MOST_GREETINGS = 64
+_RETURN_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+class Hello(BaseModel):
+    """Who comes: a worker that wants a place (any, if it names none), or one whose connection broke, in its session.
+
+    `unanswered` is the number of its latest message, if that has no answer yet.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    place: Annotated[int, Field(ge=0)] | None = None
+    session: Annotated[str, Field(max_length=64)] | None = None
+    unanswered: Annotated[int, Field(ge=0)] | None = None
+
+
+class Gateway:
+    """Listens on a port, refuses who does not know the key, and brings workers and couriers together.
+
+    `welcome` is what every worker is told, as JSON. `on_return` is called, in a thread, with a place whose worker had
+    been given up when somebody wants to take it; if the run can use it, a worker will be expected there soon.
+    `on_end` is called with the worker and its place when a courier has nothing more to carry.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        key: bytes,
+        welcome: dict[str, Any],
+        reconnect_s: float,
+        on_return: Callable[[WorkerId], None],
+        on_end: Callable[[WorkerId, WorkerId], None] = lambda _worker, _place: None,
+    ) -> None:
+        self._key = key
+        self._welcome = welcome
+        self._reconnect_s = reconnect_s
+        self._on_return = on_return
+        self._on_end = on_end
+        self._couriers: dict[WorkerId, Courier] = {}
+        self._news = threading.Condition()
+        self._closed = False
+        self._places: set[WorkerId] = set()
+        self._greetings = threading.BoundedSemaphore(_MOST_GREETINGS)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=_MOST_GREETINGS)
+        self.port: int = self._listener.getsockname()[1]
+
+    def open(self) -> None:
+        """Begin to let workers in; those who knocked before have waited."""
+        threading.Thread(target=self._listen, name="gateway", daemon=True).start()
+
+    def expect(self, job: WorkerJob) -> None:
+        """Let a worker come that takes this job."""
+        with self._news:
+            self._places.add(job.place)
+            self._couriers[job.worker] = Courier(job, self._welcome, self._reconnect_s, self._ended)
+            self._news.notify_all()
+
+    def give_up(self, place: WorkerId) -> None:
+        """The worker at this place is known to be dead: do not wait for it to come back."""
+        with self._news:
+            couriers = [courier for courier in self._couriers.values() if courier.place == place and courier.claimed]
+        for courier in couriers:
+            courier.give_up()
+
+    @property
+    def missing(self) -> list[WorkerId]:
+        """The places for which nobody has come."""
+        with self._news:
+            return sorted(courier.place for courier in self._couriers.values() if not courier.claimed)
+
+    def close(self) -> None:
+        """Let nobody in any more, and break all connections."""
+        with self._news:
+            self._closed = True
+            couriers = list(self._couriers.values())
+            self._news.notify_all()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # which wakes who accepts
+        self._listener.close()
+        for courier in couriers:
+            courier.give_up()
+        for courier in couriers:
+            courier.join(1.0)
+
+    # --- who comes ---
+
+    def _listen(self) -> None:
+        while True:
+            self._greetings.acquire()  # the others wait in the system's queue, which is short
+            try:
+                end, _ = self._listener.accept()
+            except OSError:
+                if self._closed:
+                    return
+                self._greetings.release()
+                time.sleep(0.1)  # such as too many open files, which passes
+                continue
+            threading.Thread(target=self._receive, args=(end,), daemon=True).start()
+
+    def _receive(self, end: socket.socket) -> None:
+        try:
+            wire = Wire(end)
+        except OSError:
+            end.close()
+            self._greetings.release()
+            return
+        try:
+            hello = self._greeted(wire)
+            self._introduce(wire, hello)
+        except (OSError, ValidationError) as error:
+            _log.debug("a connection was refused: %s", error)
+            wire.close()
+        finally:
+            self._greetings.release()
+
+    def _greeted(self, wire: Wire) -> Hello:
+        wire.admit(self._key, _HANDSHAKE_S)
+        with wire.within(_HELLO_S):
+            return Hello.model_validate(wire.receive_json(wire.receive(_HELLO)))
+
+    def _introduce(self, wire: Wire, hello: Hello) -> None:
+        """Bring the worker to its courier, or tell it why not."""
+        if hello.session is not None:
+            courier, why = self._in_session(hello.session), "it was given up"
+        else:
+            courier, why = self._for_place(hello.place)
+        if courier is None:
+            wire.send_json(Kind.REFUSED, why)
+            wire.close()
+            return
+        courier.attach(wire, hello.unanswered)
+
+    def _in_session(self, session: str) -> Courier | None:
+        with self._news:
+            return next((courier for courier in self._couriers.values() if courier.session == session), None)
+
+    def _for_place(self, place: WorkerId | None) -> tuple[Courier | None, str]:
+        with self._news:
+            courier = self._claim(place)
+            if courier is None and (vacant := self._vacant(place)) is not None:
+                self._on_return(vacant)
+                self._news.wait_for(lambda: self._closed or vacant not in self._vacancies(), _RETURN_S)
+                courier = self._claim(vacant)
+            if courier is not None:
+                return courier, ""
+            if place is not None and place not in self._places:
+                return None, f"there is no place {place}; there are {', '.join(map(str, sorted(self._places)))}"
+            return None, "all places are taken" if place is None else f"place {place} is taken"
+
+    def _claim(self, place: WorkerId | None) -> Courier | None:
+        for courier in self._couriers.values():
+            if not courier.claimed and place in (None, courier.place):
+                courier.claimed = True
+                return courier
+        return None
+
+    def _vacant(self, place: WorkerId | None) -> WorkerId | None:
+        vacancies = self._vacancies()
+        if place is None:
+            return min(vacancies, default=None)
+        return place if place in vacancies else None
+
+    def _vacancies(self) -> set[WorkerId]:
+        return self._places - {courier.place for courier in self._couriers.values()}
+
+    def _ended(self, courier: Courier) -> None:
+        with self._news:
+            self._couriers.pop(courier.worker, None)
+        self._on_end(courier.worker, courier.place)

@@ -1,0 +1,190 @@
+"""Ray starts workers on the machines of its cluster, says when one has died, and ends them.
+
+Nothing else goes through it.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.messages import WorkerId
+from dssp_bench.engines.layout import ClusterLayout, WorkerLayout
+
+Work = Callable[[tuple[str, int], bytes, WorkerId | None, float], None]
+"""What a worker does: address, key, place, and how long it tries to reach the server."""
+_PATIENCE_S = 60.0
+_LOOKS_EVERY_S = 0.2
+_log = logging.getLogger(__name__)
+
+
+class RayCluster:
+    """The Ray cluster of one run: the one at an address, this machine's, or a new one that ends with the run.
+
+    Raises DsspBenchError if there is none at that address.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._began = not ray.is_initialized()
+        if self._began:
+            _connect(address)
+
+    @property
+    def own_address(self) -> str:
+        """The address of this machine by which the cluster's others reach it."""
+        return str(ray.util.get_node_ip_address())
+
+    def launcher(
+        self,
+        work: Work,
+        layout: ClusterLayout,
+        host: str,
+        key: bytes,
+        port: int,
+        dead: Callable[[WorkerId], None],
+    ) -> "RayLauncher":
+        """What starts a run's workers; they come in at host and port, and `dead` is told of those that died."""
+        return RayLauncher(work, layout, (host, port), key, dead, self.close)
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was ours."""
+        if self._began:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets its own, which ends the process without a word
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address != "local":
+            try:
+                ray.init(address=address, **options)
+                return
+            except ConnectionError:
+                if address != "auto":
+                    raise
+        ray.init(address="local", include_dashboard=False, **options)  # with a token, or whoever comes runs code
+        with suppress(OSError):
+            (Path.home() / ".ray" / "auth_token").chmod(0o600)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise DsspBenchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class _Host:
+    """A process of Ray's in which one worker lives."""
+
+    def work(self, work: Work, address: tuple[str, int], key: bytes, place: WorkerId) -> None:
+        """Be a worker until the run is over."""
+        work(address, key, place, _PATIENCE_S)
+
+
+class RayLauncher:
+    """Starts a worker for each place of a layout on a node that has its resources, spread over the nodes."""
+
+    def __init__(
+        self,
+        work: Work,
+        layout: ClusterLayout,
+        address: tuple[str, int],
+        key: bytes,
+        dead: Callable[[WorkerId], None],
+        leave: Callable[[], None],
+    ) -> None:
+        self._work = work
+        self._layout = layout
+        self._address = address
+        self._key = key
+        self._dead = dead
+        self._leave = leave
+        self._hosts: dict[WorkerId, Any] = {}
+        self._ends: dict[Any, WorkerId] = {}
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._watcher = threading.Thread(target=self._watch, name="ray", daemon=True)
+        self._watcher.start()
+
+    def start(self, places: Sequence[WorkerId]) -> None:
+        """Have a worker started for each of these places; they come to the gateway by themselves."""
+        for place in places:
+            wanted = demands(self._layout, place, ray.cluster_resources().get("GPU", 0.0))
+            _warn_if_nobody_has(wanted, self._layout.workers[place])
+            host = _Host.options(scheduling_strategy="SPREAD", **wanted).remote()  # type: ignore[attr-defined]
+            end = host.work.remote(self._work, self._address, self._key, place)
+            with self._lock:
+                self._hosts[place] = host
+                self._ends[end] = place
+
+    def end(self, place: WorkerId) -> None:
+        """The worker at this place is of no more use."""
+        with self._lock:
+            host = self._hosts.pop(place, None)
+        if host is not None and not self._closed.is_set():
+            ray.kill(host, no_restart=True)
+
+    def close(self) -> None:
+        """End all workers, and leave the cluster."""
+        self._closed.set()
+        self._watcher.join()
+        for host in self._hosts.values():
+            with suppress(RayError):
+                ray.kill(host, no_restart=True)
+        self._leave()
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            with self._lock:
+                ends = list(self._ends)
+            if not ends:
+                self._closed.wait(_LOOKS_EVERY_S)
+                continue
+            ended, _ = ray.wait(ends, num_returns=1, timeout=_LOOKS_EVERY_S)
+            for end in ended:
+                self._ended(end)
+
+    def _ended(self, end: Any) -> None:
+        with self._lock:
+            place = self._ends.pop(end)
+        try:
+            ray.get(end)
+        except RayActorError:
+            self._dead(place)
+        except RayError as error:
+            _log.warning("worker %s: %s", self._layout.workers[place].name, str(error).strip().splitlines()[-1])
+            self._dead(place)
+
+
+def demands(layout: ClusterLayout, place: WorkerId, gpus: float) -> dict[str, Any]:
+    """What Ray must reserve for the worker at this place, as options of its process.
+
+    That is what the layout says. Where it says nothing of GPUs, a worker that may use one gets one, or as large a part
+    as there is if the cluster has fewer than such workers. Cores are not reserved unless the layout says so.
+    """
+    worker = layout.workers[place]
+    resources = dict(worker.resources)
+    cpu, gpu = resources.pop("CPU", 0.0), resources.pop("GPU", None)
+    if gpu is None:
+        takers = sum(other.device != "cpu" and "GPU" not in other.resources for other in layout.workers)
+        gpu = 1 / ceil(takers / gpus) if worker.device != "cpu" and gpus >= 1 else 0.0
+    return {"num_cpus": cpu, "num_gpus": gpu, "resources": resources or None}
+
+
+def _warn_if_nobody_has(wanted: dict[str, Any], worker: WorkerLayout) -> None:
+    needed = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"], **(wanted["resources"] or {})}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(name, 0.0) >= amount for name, amount in needed.items()) for node in nodes):
+        listed = ", ".join(f"{name}: {amount:g}" for name, amount in needed.items() if amount)
+        _log.warning("no node of the cluster has {%s} for %s; waiting for one", listed, worker.name)

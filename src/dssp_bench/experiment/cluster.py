@@ -1,0 +1,111 @@
+"""A run whose workers are on other machines, seen from the driver."""
+
+import importlib.util
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dssp_bench.core.errors import ConfigurationError
+from dssp_bench.core.messages import WorkerId
+from dssp_bench.engines.checkpoints import CheckpointPlan, Past
+from dssp_bench.engines.cluster.launch import ClusterRun, Door, Launcher, Nobody
+from dssp_bench.engines.cluster.wire import KEY_BYTES
+from dssp_bench.engines.options import ClusterOptions
+from dssp_bench.experiment.elsewhere import work_for
+from dssp_bench.experiment.local import Conversation, local_job
+from dssp_bench.experiment.plan import Plan
+from dssp_bench.experiment.spec import RunSpec
+from dssp_bench.experiment.watcher import RunInfo
+from dssp_bench.experiment.watchers import Watchers
+from dssp_bench.records.writer import RecordWriter
+from dssp_bench.tasks.task import Data
+
+KEY_VARIABLE = "DSSP_BENCH_KEY"
+_SENT = ("cluster", "dataset", "engine", "model", "batch_size", "seed")
+"""What a worker has to know of the configuration."""
+_log = logging.getLogger(__name__)
+
+
+def run_on_cluster(
+    spec: RunSpec,
+    plan: Plan,
+    data: Data,
+    folder: Path,
+    watchers: Watchers,
+    info: RunInfo,
+    device: str,
+    checkpoints: CheckpointPlan | None = None,
+    past: Past | None = None,
+) -> dict[str, Any]:
+    """Run to the end; returns what only the server knows. Ctrl-C ends it at a safe point. Raises DsspBenchError."""
+    options = spec.engine
+    assert isinstance(options, ClusterOptions)
+    job = replace(local_job(spec, plan, data, folder, device), checkpoints=checkpoints, past=past)
+    if past:
+        job.recorder = partial(RecordWriter, folder, go_on_at=past.positions)
+    welcome = {"config": {key: spec.config[key] for key in _SENT}}
+    launcher, host, key = _launcher(spec)
+    door = Door(host, options.port, key, welcome, options.reconnect_s)
+    with ClusterRun(job, door, launcher) as run:
+        watchers.start(info)
+        if options.launcher == "join":
+            _log.warning("workers come in with: dssp-bench worker --join %s:%d", host, run.port)
+        run.go()
+        return Conversation(run, watchers, folder).to_the_end()
+
+
+def check_cluster(options: ClusterOptions) -> None:
+    """Refuse what cannot work before anything is started. Raises ConfigurationError."""
+    if options.launcher == "join":
+        shared_key()
+    elif importlib.util.find_spec("ray") is None:
+        raise ConfigurationError(
+            "engine.launcher", "ray is not installed", "pip install 'dssp-bench[cluster]', or take engine.launcher=join"
+        )
+
+
+def _launcher(spec: RunSpec) -> tuple[Callable[[int, Callable[[WorkerId], None]], Launcher], str, bytes]:
+    """What starts the workers, the address at which they come in, and the key that they will have."""
+    options = spec.engine
+    assert isinstance(options, ClusterOptions)
+    if options.launcher == "join":
+        host = own_address() if options.host == "auto" else options.host
+        return (lambda _port, _dead: Nobody()), host, shared_key()
+    from dssp_bench.engines.cluster.on_ray import RayCluster
+
+    cluster = RayCluster(options.address)
+    host = cluster.own_address if options.host == "auto" else options.host
+    key = secrets.token_bytes(KEY_BYTES)
+    return partial(cluster.launcher, work_for, spec.cluster, host, key), host, key
+
+
+def own_address() -> str:
+    """The address of this machine by which others reach it, as far as the system knows."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing, but finds the way out (an address that is nobody's)
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def shared_key() -> bytes:
+    """The key that server and workers were given. Raises ConfigurationError."""
+    text = os.environ.get(KEY_VARIABLE, "")
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES:
+        raise ConfigurationError(
+            KEY_VARIABLE,
+            f"must be {2 * KEY_BYTES} hexadecimal digits, the same for the run and its workers",
+            f"export {KEY_VARIABLE}=$(openssl rand -hex {KEY_BYTES})",
+        )
+    return key
