@@ -146,10 +146,10 @@ def work(job: WorkerJob) -> None:
     """Compute a gradient at every GO, until the server says stop or is gone. Raises what the network raises."""
     slot_weights, slot = _open_slot(job)
     weights, local_slot = _on_device(slot_weights, slot, job.device)
-    began = time.monotonic()
-    worker = job.factory(job.place, job.device, weights, local_slot, job.iterations)
-    may_take_s = (time.monotonic() - began) * job.layout.largest_slowdown(job.place)
     own_time = OwnTime()
+    began = own_time.now()  # on a busy machine, processes that start wait for each other more than they compute
+    worker = job.factory(job.place, job.device, weights, local_slot, job.iterations)
+    may_take_s = (own_time.now() - began) / 1e9 * job.layout.largest_slowdown(job.place)
     job.channel.send(Kind.READY, os.getpid(), may_take_s)
     while (message := job.channel.receive()) and message.kind is Kind.GO:
         began, own_began = time.monotonic_ns(), own_time.now()
