@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
 
+_STARTUP_S = 20.0  # who hangs before it is ready ends the run after this
 _LEASE_S = 0.6  # where somebody hangs; else it is long, so that nobody is taken to hang on a busy machine
 
 
@@ -67,6 +68,7 @@ def draw(random: Random) -> Schedule:
         "engine": {
             "_target_": "dssp_bench.engines.options.LocalOptions",
             "lease_s": _LEASE_S if any(map(_hangs, lives)) else 30.0,
+            "startup_timeout_s": _STARTUP_S,
             "restarts": random.randint(0, 3),
         },
         "model": {"_target_": "tests.faults.telltale.Telltale", "parameters": parameters, "pause_s": pause_s},
