@@ -292,7 +292,8 @@ def test_a_worker_that_dies_while_it_starts_fails_the_run(tmp_path: Path) -> Non
 def test_workers_that_are_never_ready_are_not_waited_for_for_ever(tmp_path: Path) -> None:
     result = local(tmp_path, options={"startup_timeout_s": 0.5}, model=troubled(built="sleeps"))
     assert result.status == "failed"
-    assert "were not ready after 0.5 s" in result.error
+    assert "not ready after 0.5 s: " in result.error
+    assert "worker 0, worker 1" in result.error
 
 
 @pytest.mark.parametrize(("name", "words"), [("server", "killed by SIGKILL"), ("evaluator", "the evaluator died")])

@@ -338,6 +338,8 @@ def _audit(folder: Path) -> Counter[str]:
 EXCUSES = [
     (r"worker \d+ died; on_worker_loss=continue lets the others go on", "worker"),
     (r"worker \d+ died before it was ready", "worker"),
+    (r"not ready after 20 s: .*worker \d+.*", "worker"),
+    (r"not ready after 20 s: the evaluator.*", "evaluator"),
     (r"every worker has died", "worker"),
     (r"the server process was killed by SIGKILL", "server"),
     (r"the evaluator died", "evaluator"),

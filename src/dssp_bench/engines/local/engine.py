@@ -99,9 +99,10 @@ class LocalEngine(Engine):
         while self._unready and not self._interrupted:
             self._poll(max(0.0, deadline - time.monotonic()))
             if not self._waiting and time.monotonic() >= deadline:
+                late = sorted(f"the {who}" if isinstance(who, str) else f"worker {who}" for who in self._unready)
                 raise WorkerFailed(
-                    f"workers {sorted(map(str, self._unready))} were not ready after {self._startup_timeout_s:g} s; "
-                    "is the machine overloaded? engine.startup_timeout_s allows more"
+                    f"not ready after {self._startup_timeout_s:g} s: {', '.join(late)}; is the machine overloaded? "
+                    "engine.startup_timeout_s allows more"
                 )
             while self._waiting:
                 self._receive_ready(self._waiting.popleft())
