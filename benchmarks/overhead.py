@@ -121,7 +121,7 @@ def bare(spec: Any) -> tuple[float, None]:
 
 def server(spec: Any) -> tuple[float, None]:
     """Iterations per second through the server, nobody watching, nothing written until it is over."""
-    from dssp_bench.engines.local.launch import server_device
+    from dssp_bench.engines.local.launch import LocalRun, server_device
     from dssp_bench.experiment.local import local_job
     from dssp_bench.experiment.plan import make_plan
     from dssp_bench.experiment.unwatched import carried_out
@@ -129,7 +129,7 @@ def server(spec: Any) -> tuple[float, None]:
     data, arrivals = spec.dataset.load(), Arrivals(str(spec.runs_dir / "arrivals.json"))
     plan, device = make_plan(spec, data.facts), server_device(spec.cluster)
     job = replace(local_job(spec, plan, data, spec.runs_dir, device), recorder=arrivals)
-    for _ in carried_out(job):
+    for _ in carried_out(LocalRun(job)):
         pass
     return _usual_rate(json.loads(Path(arrivals.path).read_text()), len(spec.cluster.workers)), None
 

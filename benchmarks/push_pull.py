@@ -34,9 +34,10 @@ from _report import count, header, names_of, numbers, positive, table
 from _spec import specification
 
 from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.options import LocalOptions
-from dssp_bench.experiment.contenders import ThroughServer, limit, memcpy
+from dssp_bench.experiment.contenders import OverNetwork, ThroughServer, limit, memcpy
 from dssp_bench.experiment.round_trips import PRELOAD, Contender, Medians, in_turns, measure
 
 PARADIGMS = ("asp", "bsp", "ssp", "dssp")
@@ -48,6 +49,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=numbers, default=[100_000, 1_700_000, 23_500_000], help="float32 parameters")
     parser.add_argument("--workers", type=numbers, default=[1, 2, 4])
     parser.add_argument("--paradigms", type=names_of(*PARADIGMS), default=list(PARADIGMS))
+    parser.add_argument(
+        "--network", type=names_of(*PARADIGMS), default=[], help="of the same: the cluster engine, over TCP"
+    )
+    parser.add_argument("--shards", type=numbers, default=[1], help="of the cluster engine's server")
     parser.add_argument(
         "--peers", type=names_of(*peers.PEERS), default=list(peers.PEERS), help=f"of {', '.join(peers.PEERS)}; '': none"
     )
@@ -77,6 +82,10 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Contender]:
     contenders: dict[str, Contender] = {"memcpy": memcpy, "limit": limit}
     for paradigm in arguments.paradigms:
         contenders[paradigm] = ours(paradigm, arguments, check_pulls=arguments.check_pulls)
+    for paradigm in arguments.network:
+        for shards in arguments.shards:
+            name = f"{paradigm} over TCP" + (f", {shards} shards" if shards > 1 else "")
+            contenders[name] = OverNetwork(*ours_with(paradigm), arguments.records, shards=shards)
     if arguments.idle:
         contenders["asp idle"] = ours("asp", arguments, idle_s=0.85 * arguments.seconds)
     for name in arguments.peers:
@@ -89,9 +98,14 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Contender]:
 
 def ours(paradigm: str, arguments: argparse.Namespace, **options: Any) -> ThroughServer:
     """The local engine, with what the files in conf/ say."""
+    return ThroughServer(*ours_with(paradigm), arguments.records, **options)
+
+
+def ours_with(paradigm: str) -> tuple[Paradigm, LocalOptions]:
+    """A paradigm and the engine's options, as the files in conf/ have them."""
     spec = specification(Path(), {"paradigm": paradigm}, {})
     assert isinstance(spec.engine, LocalOptions)
-    return ThroughServer(spec.paradigm, spec.engine, arguments.records, **options)
+    return spec.paradigm, spec.engine
 
 
 def measured(

@@ -71,10 +71,6 @@ class ParameterServer:
             named |= {f"kept.{message.worker}.{message.clock}.{part}": t for part, t in slot._asdict().items()}
         return {name: tensor.to("cpu", copy=True) for name, tensor in named.items()}
 
-    def digest(self) -> str:
-        """The SHA-256 of the weights, by which two runs can be told to have come to the same."""
-        return sha256(self.weights.cpu().numpy().data).hexdigest()
-
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave earlier."""
         self.weights.copy_(tensors["weights"])
@@ -99,6 +95,11 @@ class ParameterServer:
         slot = self._kept.pop(message, None) or self._slots[message.worker]
         device = self.weights.device
         return slot if slot.gradient.device == device else Slot(*(tensor.to(device) for tensor in slot))
+
+
+def digest(weights: Tensor) -> str:
+    """The SHA-256 of weights, by which two runs can be told to have come to the same."""
+    return sha256(weights.cpu().numpy().data).hexdigest()
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

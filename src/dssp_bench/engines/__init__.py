@@ -8,7 +8,7 @@
 - `checkpoints`: a run between two events, from which it can go on
 - `compute_time`: how long iterations take in virtual time
 - `simulated`: virtual time, with or without gradients
-- `local`: real processes on one machine
+- `local`: real processes on one machine; `cluster`: the same, with workers on others
 - `delivery`: each push once and in order, over whatever loses, repeats or delays messages
 - `replay`: a recorded run, fed back through the core
 """

@@ -72,7 +72,8 @@ class ClusterOptions(LocalOptions):
     `launcher: ray` has Ray start the workers, at `address`: `auto` (the cluster of this machine, or one of its own if
     there is none), `local` (always one of its own), or `HOST:PORT`. `launcher: join` waits for workers that are started
     by other means, with `dssp-bench worker`. They come in at `host` and `port`; `auto` and 0 choose. A connection that
-    breaks may be replaced within `reconnect_s`; then its worker is taken to be lost.
+    breaks may be replaced within `reconnect_s`; then its worker is taken to be lost. The weights are split over
+    `shards` processes of the server, each with a port of its own.
     """
 
     launcher: Literal["ray", "join"] = "ray"
@@ -80,6 +81,7 @@ class ClusterOptions(LocalOptions):
     host: Annotated[str, Field(min_length=1, max_length=255)] = "auto"
     port: Annotated[int, Field(ge=0, le=65_535)] = 0
     reconnect_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class ReplayOptions(_Options):

@@ -51,7 +51,7 @@ def run_on_cluster(
         job.recorder = partial(RecordWriter, folder, go_on_at=past.positions)
     welcome = {"config": {key: spec.config[key] for key in _SENT}}
     launcher, host, key = _launcher(spec)
-    door = Door(host, options.port, key, welcome, options.reconnect_s)
+    door = Door(host, options.port, key, welcome, options.reconnect_s, options.shards)
     with ClusterRun(job, door, launcher) as run:
         watchers.start(info)
         if options.launcher == "join":

@@ -7,14 +7,17 @@ exceed `limit`: it copies nothing on a push, so it moves 7 vectors where `limit`
 """
 
 import multiprocessing
+import os
+import secrets
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dssp_bench.core.errors import WorkerFailed
+from dssp_bench.core.messages import WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import Slot
+from dssp_bench.engines.cluster.client import Assignment, join
+from dssp_bench.engines.cluster.launch import ClusterRun, Door, Nobody
+from dssp_bench.engines.cluster.wire import KEY_BYTES
 from dssp_bench.engines.engine import Limits
 from dssp_bench.engines.layout import ClusterLayout, WorkerLayout
-from dssp_bench.engines.local.launch import LocalJob
+from dssp_bench.engines.local.launch import LocalJob, LocalRun
 from dssp_bench.engines.local.processes import prepare_process
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.experiment.round_trips import (
@@ -47,6 +55,7 @@ from dssp_bench.records.writer import RecordWriter
 from dssp_bench.worker import Worker
 
 _ENDS_WITHIN_S = 60.0
+_LOOPBACK = "127.0.0.1"
 
 
 # --- the bounds ---
@@ -180,10 +189,21 @@ class ThroughServer:
         """Run it until the time is over. Raises DsspBenchError."""
         with tempfile.TemporaryDirectory(prefix="round-trips-") as folder:
             job = self._job(case, Path(folder) / "run")
-            running = carried_out(job if self.records else without_records(job), LOOK_EVERY_S)
-            ended = yield from _by_role(running)
+            run = self._run(case, job if self.records else without_records(job))
+            ended = yield from _by_role(carried_out(run, LOOK_EVERY_S), self.helpers)
         final = ended.evaluation
         return [Weights(final.loss, final.accuracy, final.version)]
+
+    @property
+    def helpers(self) -> list[int]:
+        """Processes that serve, besides the server's."""
+        return []
+
+    def _run(self, case: Case, job: LocalJob) -> LocalRun:
+        return LocalRun(job)
+
+    def _idle_workers(self, case: Case) -> "IdleWorkers":
+        return IdleWorkers(case, self.check_pulls, self.idle_s)
 
     def _job(self, case: Case, folder: Path) -> LocalJob:
         nothing = torch.empty(0)
@@ -194,7 +214,7 @@ class ThroughServer:
             rates=LearningRate(LEARNING_RATE, (), 1.0, "samples", "none", case.workers, batch_size=1, examples=1),
             optimizer={"momentum": MOMENTUM},
             initial=[torch.zeros(case.parameters), nothing, nothing],
-            worker=IdleWorkers(case, self.check_pulls, self.idle_s),
+            worker=self._idle_workers(case),
             evaluator=extremes,
             recorder=partial(RecordWriter, folder),
             evaluate_every=inf,
@@ -204,7 +224,55 @@ class ThroughServer:
         )
 
 
-def _by_role(running: Generator[dict[str, int], None, Ended]) -> Generator[Processes, None, Ended]:
+@dataclass(frozen=True)
+class OverNetwork(ThroughServer):
+    """The cluster engine: workers are processes of this machine, and come in over TCP as if they were elsewhere."""
+
+    shards: int = 1
+
+    @property
+    def helpers(self) -> list[int]:
+        """The driver, where the couriers are."""
+        return [os.getpid()]
+
+    def _run(self, case: Case, job: LocalJob) -> LocalRun:
+        door = Door(_LOOPBACK, 0, secrets.token_bytes(KEY_BYTES), {}, reconnect_s=2.0, shards=self.shards)
+        assignment = Assignment(self._idle_workers(case), job.layout, case.device, threads=1)
+        return ClusterRun(job, door, lambda port, _dead: _Neighbours((_LOOPBACK, port), door.key, assignment))
+
+
+class _Neighbours(Nobody):
+    """Starts workers as processes of this machine."""
+
+    def __init__(self, address: tuple[str, int], key: bytes, assignment: Assignment) -> None:
+        self._arguments = address, key, assignment
+        self._processes: list[BaseProcess] = []
+
+    def start(self, places: Sequence[WorkerId]) -> None:
+        """One process for each."""
+        context = multiprocessing.get_context("forkserver")
+        for place in places:
+            process = context.Process(target=_neighbour, args=(place, *self._arguments), name=f"neighbour {place}")
+            process.start()
+            self._processes.append(process)
+
+    def close(self) -> None:
+        """They go when the run is over; those that do not are ended."""
+        for process in self._processes:
+            process.join(_ENDS_WITHIN_S / 10)
+            process.kill()
+            process.join()
+
+
+def _neighbour(place: WorkerId, address: tuple[str, int], key: bytes, assignment: Assignment) -> None:
+    prepare_process(threads=1)
+    with suppress(WorkerFailed):  # the run says why
+        join(address, key, place, lambda _welcome: assignment, _ENDS_WITHIN_S)
+
+
+def _by_role(
+    running: Generator[dict[str, int], None, Ended], helpers: Sequence[int]
+) -> Generator[Processes, None, Ended]:
     with closing(running):
         while True:
             try:
@@ -212,8 +280,9 @@ def _by_role(running: Generator[dict[str, int], None, Ended]) -> Generator[Proce
             except StopIteration as end:
                 ended: Ended = end.value
                 return ended
-            workers = [number for name, number in processes.items() if name not in ("server", "evaluator")]
-            yield Processes([processes["server"]], workers)
+            serving = [number for name, number in processes.items() if name.startswith(("server", "shard"))]
+            workers = [number for name, number in processes.items() if name.startswith(("worker", "neighbour"))]
+            yield Processes([*serving, *helpers], workers)
 
 
 def extremes(device: str, weights: Tensor, statistics: Tensor) -> Callable[[], tuple[float, float]]:

@@ -45,9 +45,9 @@ class Ended:
     report: dict[str, Any]
 
 
-def carried_out(job: LocalJob, look_every_s: float = 1.0) -> Generator[dict[str, int], None, Ended]:
-    """Carry a job out; yields the numbers of its processes by their names again and again. Raises DsspBenchError."""
-    with LocalRun(job) as local:
+def carried_out(run: LocalRun, look_every_s: float = 1.0) -> Generator[dict[str, int], None, Ended]:
+    """Carry a run out; yields the numbers of its processes by their names again and again. Raises DsspBenchError."""
+    with run as local:
         local.go()
         processes = {str(child.name): child.pid or 0 for child in multiprocessing.active_children()}
         evaluation = None

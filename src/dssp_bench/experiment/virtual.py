@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dssp_bench.core.coordinator import Coordinator
 from dssp_bench.core.messages import Evaluation, Nanoseconds, Outcome, Push, WorkerId
-from dssp_bench.core.server import ParameterServer, Slot
+from dssp_bench.core.server import ParameterServer, Slot, digest
 from dssp_bench.core.update import SGD
 from dssp_bench.engines.checkpoints import CheckpointPlan, Checkpoints, Past
 from dssp_bench.engines.layout import ClusterLayout
@@ -89,7 +89,7 @@ def run_in_virtual_time(
             saver.wait()  # what it is about to write goes with the streams that are put away next
         recorder.close()
     report = {"membership": membership.events, "interrupted": stopped.interrupted}
-    return report | ({"weights_sha256": training.server.digest()} if training else {})
+    return report | ({"weights_sha256": digest(training.server.weights)} if training else {})
 
 
 def _engine(layout: ClusterLayout, plan: Plan, seed: int, compute: Compute | None) -> SimulatedEngine:

@@ -4,10 +4,11 @@ It comes back by itself: into its session if only the connection broke, and as a
 """
 
 import logging
+import secrets
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from dssp_bench.core.errors import WorkerFailed
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.courier import COMPUTED, LONGEST_TEXT
 from dssp_bench.engines.cluster.gateway import Hello
-from dssp_bench.engines.cluster.wire import Kind, Sizes, Wire, at_most, exactly, raw
+from dssp_bench.engines.cluster.wire import Head, Kind, Sizes, Wire, at_most, exactly, raw
 from dssp_bench.engines.delivery import Outbox
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local import channel as local
@@ -27,7 +28,9 @@ from dssp_bench.engines.local.processes import WorkerFactory, WorkerJob, work
 
 _HANDSHAKE_S = 10.0
 _CONNECT_S = 3.0
+_WELCOME_S = 20.0  # a gateway may wait for half as long until the server has a place
 _AGAIN_S = 0.2
+_SHARDS_KNOW_WITHIN_S = 20.0
 _LONGEST_WELCOME = 1 << 20
 _GREETING: Sizes = {Kind.WELCOME: at_most(_LONGEST_WELCOME), Kind.REFUSED: at_most(4096)}
 _log = logging.getLogger(__name__)
@@ -59,12 +62,12 @@ def join(
     A server that cannot be reached is asked again for `patience_s`, at the beginning and after a connection broke.
     """
     link = _Link(address, key, patience_s)
-    link.come(Hello(place=place))
+    link.come(Hello(session=_new_session(), place=place))
     while True:
         welcome = link.welcome
         assignment = assign(welcome)
-        parameters, statistics = welcome["sizes"]
-        channel = RemoteChannel(link, [torch.zeros(n) for n in (parameters, parameters, statistics)])
+        links = [link, *_links_to_shards(address[0], key, patience_s, welcome)]
+        channel = RemoteChannel(links)
         job = WorkerJob(
             welcome["worker"], welcome["place"], channel, assignment.device, channel, assignment.layout,
             assignment.factory, assignment.threads, welcome["iterations"],
@@ -76,10 +79,26 @@ def join(
         except Exception as error:
             channel.tell("".join(traceback.format_exception(error)))
             raise WorkerFailed(f"worker {job.worker} failed") from error
+        finally:
+            channel.close()
         if channel.stopped:
             return
         _log.warning("worker %d was given up; it comes back as a new one", welcome["worker"])
-        link.come(Hello(place=welcome["place"]))
+        link.come(Hello(session=_new_session(), place=welcome["place"]))
+
+
+def _links_to_shards(host: str, key: bytes, patience_s: float, welcome: Mapping[str, Any]) -> "list[_Link]":
+    """Connections to all shards of the server, who may hear a little later than we that we are to come."""
+    links = []
+    for port in welcome.get("shards", ()):
+        link = _Link((host, port), key, patience_s)
+        link.come(Hello(session=_new_session(), place=welcome["worker"]), insist_s=_SHARDS_KNOW_WITHIN_S)
+        links.append(link)
+    return links
+
+
+def _new_session() -> str:
+    return secrets.token_hex(16)
 
 
 class _Link:
@@ -91,6 +110,7 @@ class _Link:
         self._patience_s = patience_s
         self._wire: Wire | None = None
         self._known = False
+        self.session = ""
         self.welcome: dict[str, Any] = {}
 
     @property
@@ -100,14 +120,21 @@ class _Link:
             raise ConnectionError("there is no connection")
         return self._wire
 
-    def come(self, hello: Hello) -> None:
-        """Connect, and say who we are. Raises Refused, and WorkerFailed if the server cannot be reached."""
-        deadline = time.monotonic() + self._patience_s
+    def come(self, hello: Hello, insist_s: float = 0.0) -> None:
+        """Connect, and say who we are. Raises Refused, and WorkerFailed if the server cannot be reached.
+
+        Who is refused asks again for `insist_s`.
+        """
+        began = time.monotonic()
+        deadline = began + self._patience_s
         while True:
             try:
                 self._come(hello)
                 self._known = True
                 return
+            except Refused:
+                if time.monotonic() >= began + insist_s:
+                    raise
             except OSError as error:
                 if self._over(error):
                     raise WorkerFailed("the run is over, or its server has died: nobody listens there now") from error
@@ -127,7 +154,7 @@ class _Link:
         wire = Wire(socket.create_connection(self._address, _CONNECT_S))
         try:
             wire.introduce(self._key, _HANDSHAKE_S)
-            with wire.within(self._patience_s):
+            with wire.within(_WELCOME_S):
                 wire.send(Kind.HELLO, body=[hello.model_dump_json().encode()])
                 head = wire.receive(_GREETING)
                 content = wire.receive_json(head)
@@ -138,6 +165,7 @@ class _Link:
             wire.close()
             raise Refused(str(content))
         self._wire = wire
+        self.session = hello.session
         self.welcome = content
 
     def close(self) -> None:
@@ -150,19 +178,19 @@ class RemoteChannel(local.Channel):
     """A worker's end of its conversation with the server, with the memory whose contents go along.
 
     On a go it holds the weights that were pulled, and a push takes the gradient with it. A connection that breaks is
-    replaced while nobody notices, if the server still wants this worker.
+    replaced while nobody notices, if the server still wants this worker. The first link is to the server, the others
+    are to its shards, each of which has a part of the weights; the server hears of a push when they have theirs.
     """
 
-    def __init__(self, link: _Link, tensors: list[Tensor]) -> None:
-        self._link = link
-        self._tensors = tensors
-        weights, gradient, statistics = tensors
-        self._weights = raw([weights])
-        self._slot = raw([gradient, statistics])
-        size = sum(part.nbytes for part in self._weights)
-        self._allowed: Sizes = {Kind.GO: exactly(size), Kind.STOP: exactly(0)}
-        self._outbox = Outbox()
-        self._latest: tuple[Kind, float, bytes] | None = None
+    def __init__(self, links: Sequence[_Link]) -> None:
+        parameters = [link.welcome["sizes"][0] for link in links]
+        weights, gradient = torch.zeros(sum(parameters)), torch.zeros(sum(parameters))
+        statistics = torch.zeros(links[0].welcome["sizes"][1])
+        self._tensors = [weights, gradient, statistics]
+        slots = [[part] for part in _split(gradient, parameters)]
+        slots[0].append(statistics)
+        lines = [_Line(*each) for each in zip(links, _split(weights, parameters), slots, strict=True)]
+        self._server, *self._shards = lines
         self.stopped = False
 
     def views(self) -> list[Tensor]:
@@ -172,7 +200,56 @@ class RemoteChannel(local.Channel):
     def send(self, kind: local.Kind, number: int = 0, real: float = 0.0, body: bytes = b"") -> bool:
         """Send one message; False if the server does not want it any more."""
         wire_kind = {local.Kind.PUSH: Kind.PUSH, local.Kind.NOT_FINITE: Kind.NOT_FINITE}.get(kind, Kind.READY)
-        self._latest = (wire_kind, real, b"" if wire_kind is Kind.READY else COMPUTED.pack(number))
+        computed = b"" if wire_kind is Kind.READY else COMPUTED.pack(number)
+        return (
+            all(shard.send(wire_kind, real, computed) for shard in self._shards)
+            and all(shard.has_received() for shard in self._shards)
+            and self._server.send(wire_kind, real, computed)
+        )
+
+    def tell(self, failure: str) -> None:
+        """Let the server know why this worker ends, if it is there."""
+        with suppress(OSError):
+            self._server.link.wire.send(Kind.FAILED, body=[failure.encode(errors="replace")[-LONGEST_TEXT:]])
+
+    def receive(self) -> local.Message | None:
+        """Wait for the server's next word; None if it does not want this worker any more."""
+        head = self._server.receive()
+        if head is None:
+            return None
+        if head.kind is Kind.STOP:
+            self.stopped = True
+            return local.Message(local.Kind.STOP)
+        if not all(shard.receive() for shard in self._shards):
+            return None
+        return local.Message(local.Kind.GO, time.monotonic_ns() - round(head.real * 1e9))
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        for line in (self._server, *self._shards):
+            line.link.close()
+
+
+def _split(tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    return torch.split(tensor, list(sizes))
+
+
+class _Line:
+    """The conversation with the server or with one of its shards, about one part of the weights."""
+
+    def __init__(self, link: _Link, weights: Tensor, slot: Sequence[Tensor]) -> None:
+        self.link = link
+        self._weights = raw([weights])
+        self._slot = raw(slot)
+        size = sum(part.nbytes for part in self._weights)
+        self._allowed: Sizes = {Kind.GO: exactly(size), Kind.STOP: exactly(0), Kind.RECEIVED: exactly(0)}
+        self._outbox = Outbox()
+        self._latest: tuple[Kind, float, bytes] | None = None
+        self._received = -1  # the latest message that is known to have arrived
+
+    def send(self, kind: Kind, real: float, computed: bytes) -> bool:
+        """Send a new message; False if it is not wanted any more."""
+        self._latest = kind, real, computed
         self._outbox.send()
         try:
             self._send_latest()
@@ -180,26 +257,34 @@ class RemoteChannel(local.Channel):
             return self._come_back()
         return True
 
-    def tell(self, failure: str) -> None:
-        """Let the server know why this worker ends, if it is there."""
-        with suppress(OSError):
-            self._link.wire.send(Kind.FAILED, body=[failure.encode(errors="replace")[-LONGEST_TEXT:]])
+    def has_received(self) -> bool:
+        """Wait until the latest message is complete at the other end; False if it is not wanted any more."""
+        while self._received != self._outbox.unanswered:
+            try:
+                head = self.link.wire.receive(self._allowed)
+                self.link.wire.skip(head.size)
+                if head.kind is Kind.RECEIVED:
+                    self._received = head.number
+                elif head.kind is Kind.STOP:
+                    return False
+            except OSError:
+                if not self._come_back():
+                    return False
+        return True
 
-    def receive(self) -> local.Message | None:
-        """Wait for the server's next word; None if it does not want this worker any more."""
+    def receive(self) -> Head | None:
+        """Wait for a go, or for a stop; None if we are not wanted any more."""
         while True:
             try:
-                head = self._link.wire.receive(self._allowed)
+                head = self.link.wire.receive(self._allowed)
                 if head.kind is Kind.STOP:
-                    self.stopped = True
-                    self._link.close()
-                    return local.Message(local.Kind.STOP)
-                if head.number != self._outbox.unanswered:
-                    self._link.wire.skip(head.size)  # it has come before, over a connection that broke
+                    return head
+                if head.kind is Kind.RECEIVED or head.number != self._outbox.unanswered:
+                    self.link.wire.skip(head.size)  # it has come before, over a connection that broke
                     continue
-                self._link.wire.receive_into(self._weights)
+                self.link.wire.receive_into(self._weights)
                 self._outbox.receive(head.number)
-                return local.Message(local.Kind.GO, time.monotonic_ns() - round(head.real * 1e9))
+                return head
             except OSError:
                 if not self._come_back():
                     return None
@@ -211,16 +296,18 @@ class RemoteChannel(local.Channel):
         body: list[memoryview | bytes] = [computed] if computed else []
         if kind is Kind.PUSH:
             body += self._slot
-        self._link.wire.send(kind, self._outbox.unanswered, real, body)
+        self.link.wire.send(kind, self._outbox.unanswered, real, body)
 
     def _come_back(self) -> bool:
         """Into the same session, where both sides know what the other has; False if it was given up."""
         unanswered = self._outbox.unanswered
         while True:
             try:
-                self._link.come(Hello(session=self._link.welcome["session"], unanswered=unanswered))
-                if unanswered is not None and unanswered > self._link.welcome["taken"]:
+                self.link.come(Hello(session=self.link.session, unanswered=unanswered))
+                if unanswered is not None and unanswered > self.link.welcome["taken"]:
                     self._send_latest()
+                else:
+                    self._received = self.link.welcome["taken"]
                 return True
             except Refused:
                 return False

@@ -6,27 +6,43 @@ messages are numbered, each is taken once, and the answer to the latest one is s
 """
 
 import logging
-import secrets
 import select
 import struct
 import threading
 import time
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from dssp_bench.core.errors import ProtocolViolation
+from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.wire import Head, Kind, Malformed, Sizes, Wire, at_most, exactly, raw
 from dssp_bench.engines.delivery import Inbox, Ruling
 from dssp_bench.engines.local import channel as local
-from dssp_bench.engines.local.processes import WorkerJob
 
 COMPUTED = struct.Struct("<q")
 """How many nanoseconds a push's computation took; they precede the gradient."""
 LONGEST_TEXT = 60_000
+_LONGEST_ITERATION_S = 1e9
 _ELSEWHERE = 0
 """The process number of a worker that runs on another machine."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class Seat:
+    """A worker's number, its place and how many iterations it has made, and where it meets the server on this machine.
+
+    `memory` is what it pulls [P], its gradient [P] and its statistics [S].
+    """
+
+    worker: WorkerId
+    place: WorkerId
+    iterations: int
+    channel: local.Channel
+    memory: Sequence[Tensor]
 
 
 class Courier:
@@ -37,23 +53,20 @@ class Courier:
     """
 
     def __init__(
-        self, job: WorkerJob, welcome: dict[str, Any], reconnect_s: float, ended: Callable[["Courier"], None]
+        self, seat: Seat, welcome: dict[str, Any], reconnect_s: float, ended: Callable[["Courier"], None]
     ) -> None:
-        assert job.memory is not None
-        self.worker = job.worker
-        self.place = job.place
-        self.session = secrets.token_hex(16)
-        self.claimed = False
-        weights, gradient, statistics = job.memory.views()
-        self._channel = job.channel
+        self.worker = seat.worker
+        self.place = seat.place
+        self.session: str | None = None
+        weights, gradient, statistics = seat.memory
+        self._channel = seat.channel
         self._weights = raw([weights])
         self._slot = raw([gradient, statistics])
         self._welcome = welcome | {
-            "worker": job.worker,
-            "place": job.place,
-            "iterations": job.iterations,
+            "worker": seat.worker,
+            "place": seat.place,
+            "iterations": seat.iterations,
             "sizes": [weights.numel(), statistics.numel()],
-            "session": self.session,
         }
         size = COMPUTED.size + sum(part.nbytes for part in self._slot)
         self._allowed: Sizes = {
@@ -66,32 +79,38 @@ class Courier:
         self._ended = ended
         self._inbox: Inbox[int] = Inbox()
         self._taken = -1
-        self._connections: SimpleQueue[tuple[Wire, int | None] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._news = threading.Condition()
+        self._next: tuple[Wire, int | None] | None = None
         self._wire: Wire | None = None
-        self._given_up = False
+        self._over = False
         self._thread = threading.Thread(target=self._run, name=f"courier of worker {self.worker}", daemon=True)
         self._thread.start()
 
-    def attach(self, wire: Wire, unanswered: int | None) -> None:
-        """Go on over this connection; the worker has no answer yet to its message of this number."""
-        self._break()
-        self._connections.put((wire, unanswered))
+    def attach(self, wire: Wire, unanswered: int | None) -> bool:
+        """Go on over this connection; the worker has no answer to its message of this number. False if it is over."""
+        with self._news:
+            if self._over:
+                return False
+            if self._next:
+                self._next[0].close()
+            self._next = wire, unanswered
+            self._break()
+        return True
 
     def give_up(self) -> None:
         """Carry nothing more: the worker is known to be dead, or the run is over."""
-        self._given_up = True
-        self._break()
-        self._connections.put(None)
+        with self._news:
+            self._over = True
+            self._break()
 
     def join(self, timeout_s: float) -> None:
         """Wait until it has ended."""
         self._thread.join(timeout_s)
 
     def _break(self) -> None:
-        with self._lock:
-            if self._wire is not None:
-                self._wire.close()
+        if self._wire is not None:
+            self._wire.hang_up()
+        self._news.notify_all()
 
     # --- its thread ---
 
@@ -110,20 +129,31 @@ class Courier:
                     _log.warning("%s; it is given up", error)
                     return
                 finally:
-                    wire.close()
+                    with self._news:
+                        self._wire = None
+                        wire.close()
                 patience = self._reconnect_s
         finally:
-            self._ended(self)  # first, since nobody takes its place before the server knows
-            self._channel.close()
+            self._end()
 
     def _next_connection(self, within_s: float | None) -> tuple[Wire, int | None] | None:
+        with self._news:
+            self._news.wait_for(lambda: self._next or self._over, within_s)
+            if self._next is None or self._over:
+                return None
+            connection, self._next = self._next, None
+            self._wire = connection[0]  # which is the one to break from now on
+            return connection
+
+    def _end(self) -> None:
+        with self._news:
+            self._over = True
+            if self._next:
+                self._next[0].close()
         try:
-            connection = self._connections.get(timeout=within_s)
-        except Empty:
-            return None
-        with self._lock:  # so that whoever breaks a connection breaks this one
-            self._wire = connection and connection[0]
-        return None if self._given_up else connection
+            self._ended(self)  # first, since nobody takes its place before the server knows
+        finally:
+            self._channel.close()
 
     def _greet(self, wire: Wire, unanswered: int | None) -> None:
         wire.send_json(Kind.WELCOME, self._welcome | {"taken": self._taken})
@@ -147,6 +177,9 @@ class Courier:
         if message.kind is local.Kind.STOP:
             wire.send(Kind.STOP)
             return False
+        if message.kind is local.Kind.RECEIVED:
+            wire.send(Kind.RECEIVED, self._taken)
+            return True
         self._inbox.answer(self.worker, message.number)
         self._answer(wire)
         return True
@@ -161,12 +194,16 @@ class Courier:
         if head.kind is Kind.FAILED:
             self._channel.send_text(local.Kind.FAILED, wire.receive_bytes(head).decode(errors="replace"))
             return False
+        _check(head)
         computed = 0
         if self._inbox.would_take(self.worker, head.number):
             computed = self._take_in(wire, head)
         else:
             wire.skip(head.size)
-        if self._rule(wire, head.number) is not Ruling.TAKE:
+        ruling = self._rule(wire, head.number)
+        if ruling is Ruling.REFUSE:
+            raise Malformed(f"{head.kind.name} came from a worker that is not ready yet")
+        if ruling is not Ruling.TAKE:
             return True
         if head.kind is Kind.READY:
             return self._channel.send(local.Kind.READY, _ELSEWHERE, head.real)
@@ -193,3 +230,11 @@ class Courier:
         elif ruling is Ruling.REPEAT:
             self._answer(wire)
         return ruling
+
+
+def _check(head: Head) -> None:
+    """The first message says that a worker is ready, and no other does. Raises Malformed."""
+    if (head.kind is Kind.READY) != (head.number == 0) or head.number < 0:
+        raise Malformed(f"{head.kind.name} came as message {head.number}")
+    if head.kind is Kind.READY and not 0 <= head.real <= _LONGEST_ITERATION_S:
+        raise Malformed(f"no iteration takes {head.real} s")

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dssp_bench.core.messages import WorkerId
-from dssp_bench.engines.cluster.courier import Courier
+from dssp_bench.engines.cluster.courier import Courier, Seat
 from dssp_bench.engines.cluster.wire import Kind, Sizes, Wire, at_most
-from dssp_bench.engines.local.processes import WorkerJob
 
 _LONGEST_HELLO = 4096
 _HELLO: Sizes = {Kind.HELLO: at_most(_LONGEST_HELLO)}
@@ -21,24 +20,32 @@ _HANDSHAKE_S = 2.0
 _HELLO_S = 5.0
 _MOST_GREETINGS = 64
 _RETURN_S = 10.0
+_ASK_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 is any that is free. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_MOST_GREETINGS)
 
 
 class Hello(BaseModel):
     """Who comes: a worker that wants a place (any, if it names none), or one whose connection broke, in its session.
 
-    `unanswered` is the number of its latest message, if that has no answer yet.
+    The worker names its session itself, so that it is known again if it never heard that it was let in. `unanswered`
+    is the number of its latest message, which has no answer yet; one that has sent none wants a place.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    session: Annotated[str, Field(min_length=16, max_length=64)]
     place: Annotated[int, Field(ge=0)] | None = None
-    session: Annotated[str, Field(max_length=64)] | None = None
     unanswered: Annotated[int, Field(ge=0)] | None = None
 
 
 class Gateway:
-    """Listens on a port, refuses who does not know the key, and brings workers and couriers together.
+    """Lets workers in at a listener, refuses who does not know the key, and brings workers and couriers together.
 
     `welcome` is what every worker is told, as JSON. `on_return` is called, in a thread, with a place whose worker had
     been given up when somebody wants to take it; if the run can use it, a worker will be expected there soon.
@@ -47,8 +54,7 @@ class Gateway:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        listener: socket.socket,
         key: bytes,
         welcome: dict[str, Any],
         reconnect_s: float,
@@ -64,26 +70,30 @@ class Gateway:
         self._news = threading.Condition()
         self._closed = False
         self._places: set[WorkerId] = set()
+        self._greeted: set[Wire] = set()
         self._greetings = threading.BoundedSemaphore(_MOST_GREETINGS)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=_MOST_GREETINGS)
-        self.port: int = self._listener.getsockname()[1]
+        self._listener = listener
 
     def open(self) -> None:
         """Begin to let workers in; those who knocked before have waited."""
         threading.Thread(target=self._listen, name="gateway", daemon=True).start()
 
-    def expect(self, job: WorkerJob) -> None:
-        """Let a worker come that takes this job."""
+    def expect(self, seat: Seat) -> None:
+        """Let a worker come that takes this seat; whoever was at its place is lost, and ends before that."""
         with self._news:
-            self._places.add(job.place)
-            self._couriers[job.worker] = Courier(job, self._welcome, self._reconnect_s, self._ended)
+            former = [courier for courier in self._couriers.values() if courier.place == seat.place]
+        for courier in former:
+            courier.give_up()
+            courier.join(1.0)
+        with self._news:
+            self._places.add(seat.place)
+            self._couriers[seat.worker] = Courier(seat, self._welcome, self._reconnect_s, self._ended)
             self._news.notify_all()
 
     def give_up(self, place: WorkerId) -> None:
         """The worker at this place is known to be dead: do not wait for it to come back."""
         with self._news:
-            couriers = [courier for courier in self._couriers.values() if courier.place == place and courier.claimed]
+            couriers = [courier for courier in self._couriers.values() if courier.place == place and courier.session]
         for courier in couriers:
             courier.give_up()
 
@@ -91,13 +101,15 @@ class Gateway:
     def missing(self) -> list[WorkerId]:
         """The places for which nobody has come."""
         with self._news:
-            return sorted(courier.place for courier in self._couriers.values() if not courier.claimed)
+            return sorted(courier.place for courier in self._couriers.values() if courier.session is None)
 
     def close(self) -> None:
         """Let nobody in any more, and break all connections."""
         with self._news:
             self._closed = True
             couriers = list(self._couriers.values())
+            for wire in self._greeted:
+                wire.hang_up()
             self._news.notify_all()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # which wakes who accepts
@@ -129,53 +141,64 @@ class Gateway:
             end.close()
             self._greetings.release()
             return
+        with self._news:
+            self._greeted.add(wire)
+            if self._closed:
+                wire.hang_up()
+        handed_over = False
         try:
-            hello = self._greeted(wire)
-            self._introduce(wire, hello)
+            handed_over = self._introduce(wire, self._greet(wire))
         except (OSError, ValidationError) as error:
             _log.debug("a connection was refused: %s", error)
-            wire.close()
         finally:
+            with self._news:
+                self._greeted.discard(wire)
+            if not handed_over:
+                wire.close()
             self._greetings.release()
 
-    def _greeted(self, wire: Wire) -> Hello:
+    def _greet(self, wire: Wire) -> Hello:
         wire.admit(self._key, _HANDSHAKE_S)
         with wire.within(_HELLO_S):
             return Hello.model_validate(wire.receive_json(wire.receive(_HELLO)))
 
-    def _introduce(self, wire: Wire, hello: Hello) -> None:
-        """Bring the worker to its courier, or tell it why not."""
-        if hello.session is not None:
-            courier, why = self._in_session(hello.session), "it was given up"
-        else:
-            courier, why = self._for_place(hello.place)
+    def _introduce(self, wire: Wire, hello: Hello) -> bool:
+        """Bring the worker to its courier, or tell it why not; False if the connection is of no more use."""
+        with self._news:
+            courier = self._in_session(hello.session)
+            why = "it was given up"
+            if courier is None and hello.unanswered is None:
+                courier, why = self._for_place(hello.session, hello.place)
         if courier is None:
             wire.send_json(Kind.REFUSED, why)
-            wire.close()
-            return
-        courier.attach(wire, hello.unanswered)
+            return False
+        return courier.attach(wire, hello.unanswered)
 
     def _in_session(self, session: str) -> Courier | None:
-        with self._news:
-            return next((courier for courier in self._couriers.values() if courier.session == session), None)
+        return next((courier for courier in self._couriers.values() if courier.session == session), None)
 
-    def _for_place(self, place: WorkerId | None) -> tuple[Courier | None, str]:
-        with self._news:
-            courier = self._claim(place)
-            if courier is None and (vacant := self._vacant(place)) is not None:
-                self._on_return(vacant)
-                self._news.wait_for(lambda: self._closed or vacant not in self._vacancies(), _RETURN_S)
-                courier = self._claim(vacant)
-            if courier is not None:
-                return courier, ""
-            if place is not None and place not in self._places:
-                return None, f"there is no place {place}; there are {', '.join(map(str, sorted(self._places)))}"
-            return None, "all places are taken" if place is None else f"place {place} is taken"
+    def _for_place(self, session: str, place: WorkerId | None) -> tuple[Courier | None, str]:
+        courier = self._claim(session, place)
+        if courier is None and (vacant := self._vacant(place)) is not None:
+            self._wait_for(vacant)
+            courier = self._in_session(session) or self._claim(session, vacant)  # it may have asked twice
+        if courier is not None:
+            return courier, ""
+        if place is not None and place not in self._places:
+            return None, f"there is no place {place}; there are {', '.join(map(str, sorted(self._places)))}"
+        return None, "all places are taken" if place is None else f"place {place} is taken"
 
-    def _claim(self, place: WorkerId | None) -> Courier | None:
+    def _wait_for(self, vacant: WorkerId) -> None:
+        """Until somebody is expected there; asked again, as the server may learn only now that it lost its worker."""
+        for _ in range(round(_RETURN_S / _ASK_EVERY_S)):
+            self._on_return(vacant)
+            if self._news.wait_for(lambda: self._closed or vacant not in self._vacancies(), _ASK_EVERY_S):
+                return
+
+    def _claim(self, session: str, place: WorkerId | None) -> Courier | None:
         for courier in self._couriers.values():
-            if not courier.claimed and place in (None, courier.place):
-                courier.claimed = True
+            if courier.session is None and place in (None, courier.place):
+                courier.session = session
                 return courier
         return None
 

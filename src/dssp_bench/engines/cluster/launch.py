@@ -1,14 +1,23 @@
 """The side of a cluster run where its server is: a local run whose workers are elsewhere, behind a gateway."""
 
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
+from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import WorkerId
-from dssp_bench.engines.cluster.gateway import Gateway
-from dssp_bench.engines.local.channel import Kind
+from dssp_bench.engines.cluster.courier import Seat
+from dssp_bench.engines.cluster.gateway import Gateway, listener
+from dssp_bench.engines.cluster.shard import ShardJob, run_shard
+from dssp_bench.engines.local.channel import Channel, Kind, channel_pair
 from dssp_bench.engines.local.launch import LocalJob, LocalRun
+from dssp_bench.engines.local.memory import SharedTensors
 from dssp_bench.engines.local.processes import WorkerJob
+from dssp_bench.engines.local.shards import parts
 
 
 class Launcher(Protocol):
@@ -46,6 +55,7 @@ class Door:
     key: bytes = field(repr=False)
     welcome: dict[str, Any] = field(repr=False)
     reconnect_s: float
+    shards: int = 1
 
 
 class ClusterRun(LocalRun):
@@ -63,12 +73,14 @@ class ClusterRun(LocalRun):
         self._make_launcher = launcher
         self._launcher: Launcher = Nobody()
         self._gateway: Gateway | None = None
+        self._listeners: list[socket.socket] = []
+        self._ports: list[int] = []
+        self._shard_jobs: list[ShardJob] = []
 
     @property
     def port(self) -> int:
         """Where workers come in."""
-        assert self._gateway
-        return self._gateway.port
+        return self._ports[0]
 
     @property
     def missing(self) -> list[WorkerId]:
@@ -87,20 +99,51 @@ class ClusterRun(LocalRun):
 
     def _start(self) -> None:
         door = self._door
+        self._listeners = [listener(door.host, port) for port in (door.port, *[0] * (door.shards - 1))]
+        self._ports = [each.getsockname()[1] for each in self._listeners]
         self._gateway = Gateway(
-            door.host, door.port, door.key, door.welcome, door.reconnect_s, self._on_return, self._on_end
-        )
-        self._launcher = self._make_launcher(self._gateway.port, self._gateway.give_up)
+            self._listeners[0], door.key, {**door.welcome, "shards": self._ports[1:]}, door.reconnect_s,
+            self._on_return, self._on_end,
+        )  # fmt: skip
+        self._launcher = self._make_launcher(self.port, self._gateway.give_up)
         super()._start()
+        for number, job in enumerate(self._shard_jobs, start=1):
+            self._launch(f"shard {number}", run_shard, job)
+            job.channel.close()
+            job.listener.close()
         self._gateway.open()
         self._launcher.start(self._gateway.missing)
+
+    def _own_part(self, weights: Tensor) -> Tensor:
+        return weights[: parts(weights.numel(), self._door.shards)[0].stop]
+
+    def _shards(self, initial: SharedTensors, snapshots: SharedTensors | None) -> list[tuple[Channel, SharedTensors]]:
+        """Both ends of what server and shards have between them."""
+        if self._door.shards == 1:
+            return []
+        if snapshots is None:
+            raise DsspBenchError("server shards need an evaluator or a server on the CPU")
+        meetings = []
+        weights = initial.views()[0]
+        for part, entrance in zip(parts(weights.numel(), self._door.shards)[1:], self._listeners[1:], strict=True):
+            here, there = channel_pair()
+            exchange = SharedTensors([((len(part),), torch.float32)])
+            meetings.append((here, exchange))
+            self._shard_jobs.append(
+                ShardJob(
+                    part, there, initial, snapshots, exchange, entrance, self._door.key, self._door.reconnect_s,
+                    self._job.optimizer,
+                )
+            )  # fmt: skip
+        return meetings
 
     def _meets_in_host_memory(self, device: str) -> bool:
         return True  # where couriers read and write
 
     def _launch_worker(self, job: WorkerJob) -> int:
         assert self._gateway
-        self._gateway.expect(job)
+        assert job.memory
+        self._gateway.expect(Seat(job.worker, job.place, job.iterations, job.channel, job.memory.views()))
         return 0
 
     def replace(self, former: WorkerId, iterations: int) -> None:

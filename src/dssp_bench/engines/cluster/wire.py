@@ -41,6 +41,7 @@ class Kind(IntEnum):
     NOT_FINITE = 7  # the same, but the gradient must not be applied and is not sent
     STOP = 8  # server: it is over
     FAILED = 9  # worker: it raised; body: a traceback
+    RECEIVED = 10  # a shard of the server: the message of this number is complete
 
 
 _KINDS = {kind.value: kind for kind in Kind}
@@ -87,20 +88,9 @@ class Wire:
         """For polling."""
         return self._socket.fileno()
 
-    @property
-    def peer(self) -> str:
-        """Who is at the other end."""
-        host, port = self._socket.getpeername()[:2]
-        return f"{host}:{port}"
-
-    @property
-    def here(self) -> str:
-        """The address of this end."""
-        return str(self._socket.getsockname()[0])
-
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Everything inside has so long, all in all for each call."""
+        """Whoever waits for the peer inside waits no longer than this."""
         self._socket.settimeout(seconds)
         try:
             yield
@@ -156,10 +146,14 @@ class Wire:
             self.receive_into([scratch[:size]])
             size -= min(size, len(scratch))
 
-    def close(self) -> None:
-        """Close this end; who waits in another thread for it is woken."""
-        with suppress(OSError):  # it is closed already, at one end or the other
+    def hang_up(self) -> None:
+        """End the conversation; who waits in another thread for the peer is woken, and is the one to close this end."""
+        with suppress(OSError):  # it is over already, at one end or the other
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close this end."""
+        self.hang_up()
         self._socket.close()
 
     # --- the handshake ---
@@ -187,7 +181,11 @@ class Wire:
             raise Malformed("there is no server of dssp-bench, or one of another version")
         ours = secrets.token_bytes(_NONCE)
         self._socket.sendall(ours + _proof(key, b"worker", theirs, ours))
-        if not hmac.compare_digest(self._receive_by(deadline, _PROOF), _proof(key, b"server", ours, theirs)):
+        try:
+            answer = self._receive_by(deadline, _PROOF)
+        except ConnectionError as error:
+            raise Malformed("the server hung up when we had answered: does it have another key?") from error
+        if not hmac.compare_digest(answer, _proof(key, b"server", ours, theirs)):
             raise Malformed("the server does not know the key")
         self._socket.settimeout(None)
 

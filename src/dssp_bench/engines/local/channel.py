@@ -34,6 +34,13 @@ class Kind(IntEnum):
     LOST = 13  # number: a worker that is to be replaced; body: JSON
     REPLACEMENT = 14  # number: a worker's number; body: JSON; with its channel and its memory
     RETURN = 15  # number: the place of a worker that was given up, and for which somebody has come
+    RECEIVED = 16  # a push is complete, and will be used when the server says so
+    UPDATE = 17  # body: JSON; this and the following are orders to a shard, or its answers
+    EXPECT = 18  # number: a worker that will come
+    FORGET = 19  # number: one that has left
+    GET = 20  # body: the name of a tensor to be put into shared memory; answered by DONE, number: its length
+    PUT = 21  # body: the name of a tensor that is there, number: its length; answered by DONE
+    RESTORE = 22  # go on from what was put
 
 
 _KINDS = {kind.value: kind for kind in Kind}  # in a third of the time that Kind() takes

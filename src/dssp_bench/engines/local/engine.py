@@ -16,6 +16,7 @@ from dssp_bench.engines.local.channel import Channel, Kind, Message
 from dssp_bench.engines.local.crew import Copier, Crew
 from dssp_bench.engines.local.leases import LOOKS_EVERY_S, Leases
 from dssp_bench.engines.local.own_time import ServiceTimes
+from dssp_bench.engines.local.shards import Shards
 
 
 class Post(NamedTuple):
@@ -34,7 +35,8 @@ class LocalEngine(Engine):
     worker that raised sends its traceback first, and that raises WorkerFailed here. One that computes for longer than
     the `lease`, and than 20 times its median iteration, is killed. The `crew`, if there is one, makes the copies;
     `times` is told what the server's time goes to. A run that was left at a moment goes on there, and those who were
-    `computing` then do so again, each on the weights that it had pulled; those who were `missing` are lost now.
+    `computing` then do so again, each on the weights that it had pulled; those who were `missing` are lost now. The
+    `shards` let their parts of the weights go at the same time.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class LocalEngine(Engine):
         lease_s: float = 30.0,
         left_at: Nanoseconds = 0,
         computing: Mapping[WorkerId, Tensor] | None = None,
+        shards: Shards | None = None,
         missing: Sequence[WorkerId] = (),
     ) -> None:
         self._posts = posts
@@ -63,7 +66,7 @@ class LocalEngine(Engine):
         self._times = times
         self._startup_timeout_s = startup_timeout_s
         self._on_loss = on_loss
-        self._leases = Leases(lease_s, hang_up=lambda worker: self._posts[worker].channel.hang_up())
+        self._leases = Leases(lease_s, hang_up=self.hang_up)
         self._coming = 0  # replacements that are not here yet
         self._starting: set[WorkerId] = set()  # those that are, but not ready
         self._selector = selectors.DefaultSelector()
@@ -80,6 +83,7 @@ class LocalEngine(Engine):
         self._left_at = left_at
         self._computing = computing or {}
         self._missing = missing
+        self._shards = shards or Shards(())
         self.lost: list[WorkerId] = []
         self.started_at = 0
 
@@ -110,6 +114,8 @@ class LocalEngine(Engine):
         self._times.begin()
         for worker, pulled in self._computing.items():
             self._posts[worker].weights.copy_(pulled)
+        if self._shards and self._computing:
+            self._shards.release(list(self._computing), copy=False)
         self._wake({worker: self._posts[worker] for worker in self._computing})
         self._computing = {}
         self._coming = sum(self._on_loss(worker) for worker in self._missing)
@@ -139,6 +145,11 @@ class LocalEngine(Engine):
         """End the run at the next safe point: there will be no more events."""
         self._interrupted = True
 
+    def hang_up(self, worker: WorkerId) -> None:
+        """Take a worker for lost, although its channel is open."""
+        if worker in self._posts:
+            self._posts[worker].channel.hang_up()
+
     def expect(self) -> None:
         """A replacement will come for somebody who was lost long ago."""
         self._coming += 1
@@ -164,6 +175,8 @@ class LocalEngine(Engine):
             self._timers.append(TimerFired(timer.tag, timer.at))
         posts = {worker: self._posts[worker] for worker in released if worker in self._posts}
         if posts:
+            if self._shards:
+                self._shards.release(list(posts))
             self._copier.copy([post.weights for post in posts.values()], lambda: self._wake(posts))
         self._times.lap("reply", len(posts))
 
@@ -249,6 +262,7 @@ class LocalEngine(Engine):
 
     def _forget(self, worker: WorkerId) -> None:
         post = self._posts.pop(worker)
+        self._shards.forget(worker)
         if self._crew:
             self._crew.drain()  # which may be about to wake it
         self._selector.unregister(post.channel)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import WorkerId
@@ -220,12 +221,12 @@ class LocalRun:
         )
         self._channel, driver_end = file_channel_pair()
         self._selector.register(self._channel, selectors.EVENT_READ)
+        initial = SharedTensors.copy_of([parameters, statistics, momentum])
         server_job = ServerJob(
-            where, job.paradigm, job.layout, job.limits, job.rates, job.optimizer,
-            SharedTensors.copy_of([parameters, statistics, momentum]), meetings,
+            where, job.paradigm, job.layout, job.limits, job.rates, job.optimizer, initial, meetings,
             to_evaluator, snapshots, _SNAPSHOTS, job.evaluate_every, job.target_accuracy,
             driver_end, status, job.recorder, job.options, job.on_worker_loss,
-            job.checkpoints, job.past,
+            job.checkpoints, job.past, self._shards(initial, snapshots),
         )  # fmt: skip
 
         self._launch("server", run_server, server_job)
@@ -242,12 +243,20 @@ class LocalRun:
         device = devices(job.layout)[place]
         memory = None
         if self._meets_in_host_memory(device):
-            parameters, statistics, _ = job.initial
+            parameters, statistics = self._own_part(job.initial[0]), job.initial[1]
             memory = SharedTensors([(part.shape, torch.float32) for part in (parameters, parameters, statistics)])
         worker_job = WorkerJob(
             worker, place, there, device, memory, job.layout, job.worker, job.options.threads, iterations
         )
         return here, memory, worker_job
+
+    def _own_part(self, weights: Tensor) -> Tensor:
+        """The part of the weights that the server has itself."""
+        return weights
+
+    def _shards(self, initial: SharedTensors, snapshots: SharedTensors | None) -> list[tuple[Channel, SharedTensors]]:
+        """The server's ends of what it has in common with those who have the other parts."""
+        return []
 
     def _meets_in_host_memory(self, device: str) -> bool:
         """Whether server and a worker on this device need it, since not both compute on CUDA."""

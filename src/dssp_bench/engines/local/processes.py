@@ -5,6 +5,7 @@ files.
 """
 
 import ctypes
+import itertools
 import logging
 import os
 import signal
@@ -25,7 +26,7 @@ from dssp_bench.core.errors import DsspBenchError, WorkerFailed
 from dssp_bench.core.messages import Evaluation, Joined, Left, Nanoseconds, Outcome, WorkerId
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.core.schedule import LearningRate
-from dssp_bench.core.server import ParameterServer, Slot, UpdateRule
+from dssp_bench.core.server import ParameterServer, Slot, UpdateRule, digest
 from dssp_bench.core.update import SGD
 from dssp_bench.engines.checkpoints import CheckpointPlan, Checkpoints, Past, check
 from dssp_bench.engines.engine import Limits, OnWorkerLoss
@@ -35,6 +36,7 @@ from dssp_bench.engines.local.crew import Copier, Crew, StripedUpdate, threads_f
 from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
 from dssp_bench.engines.local.own_time import OwnTime, ServiceTimes
+from dssp_bench.engines.local.shards import Shards, parts
 from dssp_bench.engines.observer import Membership, Observer, Recorder, Recording, Snapshots
 from dssp_bench.engines.options import LocalOptions
 from dssp_bench.engines.replay import ReplayEngine
@@ -130,6 +132,7 @@ class ServerJob:
     on_worker_loss: OnWorkerLoss
     checkpoints: CheckpointPlan | None
     past: Past | None
+    shards: Sequence[tuple[Channel, SharedTensors]] = ()
 
 
 # --- a worker ---
@@ -138,7 +141,7 @@ class ServerJob:
 def run_worker(job: WorkerJob) -> None:
     """Be a worker's process: compute a gradient at every GO, until the server says stop or is gone."""
     prepare_process(job.threads)
-    with _failures_told_to(job.channel):
+    with failures_told_to(job.channel):
         work(job)
 
 
@@ -208,7 +211,7 @@ def _sleep_until(moment: Nanoseconds) -> None:
 def run_evaluator(job: EvaluatorJob) -> None:
     """Evaluate each snapshot that the server announces, and say what came out."""
     prepare_process(job.threads)
-    with _failures_told_to(job.channel):
+    with failures_told_to(job.channel):
         tensors = _snapshot_tensors(job)
         evaluations = [_evaluation(job, *tensors[i : i + 2]) for i in range(0, len(tensors), 2)]
         job.channel.send(Kind.READY)
@@ -249,7 +252,7 @@ def run_server(job: ServerJob) -> None:
     """Serve one run, from the workers' first readiness to the last evaluation and the finished records."""
     prepare_process(threads=1)
     logging.getLogger().addHandler(_ToDriver(job.driver))
-    with _failures_told_to(job.driver):
+    with failures_told_to(job.driver):
         _Server(job).run()
 
 
@@ -274,8 +277,11 @@ class _Server:
         self._recorder = job.recorder()
         self._page = StatusPage(job.status.views()[0])
         self._membership = Membership()
-        weights, self._statistics, momentum = (t.to(job.device, copy=True) for t in job.initial.views())
+        whole, *rest = job.initial.views()
+        self._part = parts(whole.numel(), 1 + len(job.shards))[0]
+        weights, self._statistics, momentum = (t.to(job.device, copy=True) for t in (whole[: self._part.stop], *rest))
         self._weights = weights
+        self._shards = Shards(job.shards, self._on_message)
         self._places = {worker: worker for worker in range(len(job.layout.workers))}
         self._replaced: dict[WorkerId, WorkerId] = {}
         self._restarts: Counter[WorkerId] = Counter()
@@ -284,6 +290,7 @@ class _Server:
         self._snapshots = self._meet_evaluator()
         self._free = list(range(job.snapshot_count))
         self._pending: dict[int, tuple[Nanoseconds, int, int]] = {}
+        self._parts_to_come: dict[int, itertools.count[int]] = {}
         self._untold: deque[Evaluation] = deque()
         self._times = ServiceTimes()
         threads = threads_for(weights)
@@ -291,7 +298,7 @@ class _Server:
         rule = StripedUpdate(crew, weights, self._sgd) if crew else self._sgd(weights)
         self._copier = Copier(weights, crew)
         self._parameters = _TimedServer(
-            self._times, weights, rule, self._slots, statistics=self._statistics, momentum=momentum
+            self._times, self._shards, weights, rule, self._slots, statistics=self._statistics, momentum=momentum
         )
         self._coordinator = Coordinator(job.paradigm, job.layout.present)
         self._interrupted = False
@@ -305,10 +312,11 @@ class _Server:
             crew=crew,
             times=self._times,
             calendar=_calendar(job.layout, past),
-            others={"evaluator": job.evaluator, "driver": job.driver},
+            others={"evaluator": job.evaluator, "driver": job.driver, **self._shards.channels},
             on_message=self._on_message,
             startup_timeout_s=job.options.startup_timeout_s,
             on_loss=self._on_loss,
+            shards=self._shards,
             lease_s=job.options.lease_s,
             left_at=past.left_at if past else 0,
             computing=computing,
@@ -333,8 +341,6 @@ class _Server:
                 self._coordinator, self._engine, job.limits, job.rates, self._parameters, observers, left_at
             )
             service_times = self._times.summary(duration - (left_at or 0))
-            if self._crew:
-                self._crew.drain()  # which raises what its last task did
             self._await_evaluations()
             snapshots.on_finish(duration)  # once more, if no copy was free for the last one
             self._await_evaluations()
@@ -346,8 +352,9 @@ class _Server:
             "lost_workers": self._lost,
             "replacements": {str(worker): former for worker, former in self._replaced.items()},
             "server": service_times,
-            "weights_sha256": self._parameters.digest(),
+            "weights_sha256": digest(self._whole("weights", self._weights)),
         }
+        self._shards.stop()
         self._tell_driver(wait=True)
         job.driver.send_json(Kind.DONE, report)
 
@@ -365,6 +372,7 @@ class _Server:
         tensors = self._parameters.tensors(view.buffered)
         for worker in computing:
             tensors[f"pulled.{worker}"] = self._posts[worker].weights.to("cpu", copy=True)
+        tensors = {name: self._whole(name, tensor) for name, tensor in tensors.items()}
         for number in self._pending:
             for part, tensor in zip(_PARTS, self._snapshots[2 * number : 2 * number + 2], strict=True):
                 tensors[f"snapshot.{number}.{part}"] = tensor.to("cpu", copy=True)
@@ -389,16 +397,34 @@ class _Server:
         check(self._coordinator, past)
         self._recorder.relived()
         self._membership.events += past.state["membership"]
-        tensors = past.tensors()
+        whole = past.tensors()
+        tensors = {name: self._part_of(name, tensor) for name, tensor in whole.items()}
         self._parameters.restore(tensors)
+        self._shards.restore()
         for key, (at, version, samples) in past.state["pending"].items():
             number = int(key)
             self._free.remove(number)
             self._pending[number] = at, version, samples
             for part, tensor in zip(_PARTS, self._snapshots[2 * number : 2 * number + 2], strict=True):
-                tensor.copy_(tensors[f"snapshot.{key}.{part}"])
+                tensor.copy_(whole[f"snapshot.{key}.{part}"])
             self._announce(number)
         return {worker: tensors[f"pulled.{worker}"] for worker in past.state["computing"]}
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        """A tensor with the parts that the shards have of it, if it is one of which they have any."""
+        if not self._shards or name.endswith("statistics"):
+            return part
+        return torch.cat([part.to("cpu"), *self._shards.get(name)])
+
+    def _part_of(self, name: str, tensor: Tensor) -> Tensor:
+        """The server's own part of a tensor; the shards are given theirs."""
+        if not self._shards or name.endswith("statistics") or name.startswith("snapshot."):
+            return tensor
+        if not tensor.numel():
+            return tensor  # there is no momentum
+        mine, *theirs = (tensor[part.start : part.stop] for part in parts(tensor.numel(), 1 + len(self._job.shards)))
+        self._shards.put(name, theirs)
+        return mine
 
     @property
     def _lost(self) -> list[WorkerId]:
@@ -457,6 +483,7 @@ class _Server:
     def _meet(self, worker: WorkerId, channel: Channel, memory: SharedTensors | None) -> Post:
         weights, gradient, statistics = memory.views() if memory else self._hand_over(channel)
         self._slots[worker] = Slot(gradient, statistics)
+        self._shards.expect(worker)
         return Post(channel, weights)
 
     def _hand_over(self, channel: Channel) -> list[Tensor]:
@@ -482,8 +509,15 @@ class _Server:
         number = self._free.pop()
         self._pending[number] = (at, version, samples)
         self._snapshots[2 * number + 1].copy_(self._statistics)
-        self._copier.copy([self._snapshots[2 * number]], lambda: self._announce(number))
+        self._parts_to_come[number] = itertools.count(1)
+        self._shards.snapshot(number)
+        self._copier.copy([self._snapshots[2 * number][: self._part.stop]], lambda: self._copied(number))
         return True
+
+    def _copied(self, number: int) -> None:
+        """One part of a snapshot is complete; called by whatever thread copied it."""
+        if next(self._parts_to_come[number]) == 1 + len(self._job.shards):
+            self._announce(number)
 
     def _announce(self, number: int) -> None:
         if self._weights.is_cuda:
@@ -492,6 +526,9 @@ class _Server:
 
     def _await_evaluations(self) -> None:
         """The run is over, so there is time; but not for an evaluator that hangs."""
+        if self._crew:
+            self._crew.drain()  # which raises what its last task did
+        self._shards.drain()
         while self._pending:
             if not self._job.evaluator.has_news(_EVALUATION_S):
                 _log.warning(
@@ -503,7 +540,9 @@ class _Server:
             self._on_message("evaluator", self._job.evaluator.receive())
 
     def _on_message(self, name: str, message: Message | None) -> None:
-        if name == "driver":
+        if name in self._shards.channels:
+            self._on_shard(name, message)
+        elif name == "driver":
             if message is None:
                 os._exit(1)  # the driver is gone, and its run may be gone on with by now
             if message.kind is Kind.STOP:
@@ -519,6 +558,16 @@ class _Server:
             raise DsspBenchError(f"the evaluator failed:\n{message.text()}")
         elif message.kind is Kind.EVALUATED:
             self._on_evaluated(message.number, **message.json())
+
+    def _on_shard(self, name: str, message: Message | None) -> None:
+        if message is None:
+            raise DsspBenchError(f"server {name} died")
+        if message.kind is Kind.FAILED:
+            raise DsspBenchError(f"server {name} failed:\n{message.text()}")
+        if message.kind is Kind.LOST:
+            self._engine.hang_up(message.number)
+        elif message.kind is Kind.SNAPSHOT:
+            self._copied(message.number)
 
     def _on_evaluated(self, number: int, loss: float, accuracy: float) -> None:
         at, version, samples = self._pending.pop(number)
@@ -538,16 +587,25 @@ class _Server:
 
 
 class _TimedServer(ParameterServer):
-    """A parameter server that tells how long its updates take."""
+    """A parameter server that tells how long its updates take, and lets its shards make theirs."""
 
     def __init__(
-        self, times: ServiceTimes, weights: Tensor, rule: UpdateRule, slots: dict[WorkerId, Slot], **rest: Tensor
+        self,
+        times: ServiceTimes,
+        shards: Shards,
+        weights: Tensor,
+        rule: UpdateRule,
+        slots: dict[WorkerId, Slot],
+        **rest: Tensor,
     ) -> None:
         super().__init__(weights, rule, slots, **rest)
         self._times = times
+        self._shards = shards
 
     def carry_out(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
         self._times.lap("receive")
+        if self._shards:
+            self._shards.update(outcome, learning_rates)
         super().carry_out(outcome, learning_rates)
         self._times.lap("update", len(outcome.updates))
 
@@ -622,7 +680,7 @@ def _keep_freed_memory(libc: ctypes.CDLL) -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) or libc.mallopt(_M_MMAP_THRESHOLD, _MOST_BYTES)
 
 
-class _failures_told_to:  # noqa: N801  (reads as a statement)
+class failures_told_to:  # noqa: N801  (reads as a statement)
     """Sends the traceback of an exception to the peer, and then ends the process quietly."""
 
     def __init__(self, channel: Channel) -> None:

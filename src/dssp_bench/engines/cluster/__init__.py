@@ -1,0 +1,9 @@
+"""Workers on other machines: the server runs as on one machine, and a courier stands in for each worker elsewhere.
+
+- `wire`: one connection, whose ends have shown that they know the run's key, and the frames on it
+- `courier`: carries one worker's messages between the server's process and the worker's connection of the moment
+- `gateway`: the one port on which workers come in
+- `client`: the worker's side, which comes back by itself after a cut
+- `launch`: a local run whose workers are elsewhere
+- `on_ray`: Ray, which starts workers, says which have died, and ends them; nothing else goes through it
+"""

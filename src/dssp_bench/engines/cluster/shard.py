@@ -1,0 +1,184 @@
+"""A server shard: one part of the weights in a process of its own, with a port of its own, as the server orders."""
+
+import os
+import selectors
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dssp_bench.core.messages import MessageId, WorkerId
+from dssp_bench.core.server import ParameterServer, Slot
+from dssp_bench.core.update import SGD
+from dssp_bench.engines.cluster.courier import Seat
+from dssp_bench.engines.cluster.gateway import Gateway
+from dssp_bench.engines.local.channel import Channel, Kind, Message, channel_pair
+from dssp_bench.engines.local.crew import Copier, Crew, StripedUpdate, threads_for
+from dssp_bench.engines.local.engine import Post
+from dssp_bench.engines.local.memory import SharedTensors
+from dssp_bench.engines.local.processes import failures_told_to, prepare_process
+from dssp_bench.engines.local.shards import read_outcome
+
+
+@dataclass
+class ShardJob:
+    """All that a shard's process needs.
+
+    `initial` holds the run's whole weights, `snapshots` whole copies of them for the evaluator, each followed by its
+    statistics, and `exchange` one part, in which tensors come and go.
+    """
+
+    part: range
+    channel: Channel
+    initial: SharedTensors
+    snapshots: SharedTensors
+    exchange: SharedTensors
+    listener: socket.socket
+    key: bytes
+    reconnect_s: float
+    optimizer: Mapping[str, Any]
+
+
+# --- in a process of its own ---
+
+
+def run_shard(job: ShardJob) -> None:
+    """Carry out the server's orders on one part of the weights, until it says stop or is gone."""
+    prepare_process(threads=1)
+    with failures_told_to(job.channel):
+        _Shard(job).run()
+
+
+class _Shard:
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._orders = job.channel
+        part = slice(job.part.start, job.part.stop)
+        self._weights = job.initial.views()[0][part].clone()
+        self._snapshots = [tensor[part] for tensor in job.snapshots.views()[::2]]
+        (self._exchange,) = job.exchange.views()
+        threads = threads_for(self._weights)
+        self._crew = crew = Crew(threads) if threads > 1 else None
+        rule = StripedUpdate(crew, self._weights, self._sgd) if crew else self._sgd(self._weights)
+        self._slots: dict[WorkerId, Slot] = {}
+        self._posts: dict[WorkerId, Post] = {}
+        self._parameters = ParameterServer(self._weights, rule, self._slots)
+        self._copier = Copier(self._weights, crew)
+        self._brought: dict[str, Tensor] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._orders, selectors.EVENT_READ, None)
+        self._gateway = Gateway(job.listener, job.key, {}, job.reconnect_s, on_return=lambda _place: None)
+        self._gateway.open()
+
+    def run(self) -> None:
+        self._orders.send(Kind.READY)
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is not None:
+                    self._from_worker(key.data)
+                    continue
+                message = self._orders.receive()
+                if message is None:
+                    os._exit(1)  # the server is gone, and nobody else decides
+                if message.kind is Kind.STOP:
+                    self._gateway.close()
+                    return
+                self._carry_out(message)
+            if self._crew:
+                self._crew.check()
+
+    def _sgd(self, weights: Tensor) -> SGD:
+        return SGD(weights, **self._job.optimizer)
+
+    def _from_worker(self, worker: WorkerId) -> None:
+        post = self._posts.get(worker)
+        if post is None:
+            return  # it was forgotten while its message waited
+        if post.channel.receive() is None:
+            self._forget(worker)
+            self._orders.send(Kind.LOST, worker)
+        else:
+            post.channel.send(Kind.RECEIVED)
+
+    def _carry_out(self, message: Message) -> None:
+        if message.kind is Kind.UPDATE:
+            outcome, rates = read_outcome(message.json())
+            self._parameters.carry_out(outcome, rates)
+        elif message.kind is Kind.GO:
+            self._release(**message.json())
+        elif message.kind is Kind.EXPECT:
+            self._expect(message.number)
+        elif message.kind is Kind.FORGET:
+            self._forget(message.number)
+        elif message.kind is Kind.SNAPSHOT:
+            number = message.number
+            self._copier.copy([self._snapshots[number]], lambda: self._tell(Kind.SNAPSHOT, number))
+        elif message.kind is Kind.GET:
+            self._give(message.text())
+        elif message.kind is Kind.PUT:
+            self._take(message.text(), message.number)
+        elif message.kind is Kind.RESTORE:
+            self._restore()
+
+    def _tell(self, kind: Kind, number: int = 0) -> None:
+        self._orders.send(kind, number)
+
+    def _release(self, workers: Sequence[WorkerId], copy: bool) -> None:
+        posts = [self._posts[worker] for worker in workers if worker in self._posts]
+        if copy:
+            self._copier.copy([post.weights for post in posts], lambda: _wake(posts))
+        else:
+            _wake(posts)
+
+    def _expect(self, worker: WorkerId) -> None:
+        here, there = channel_pair()
+        room = [torch.zeros_like(self._exchange), torch.zeros_like(self._exchange), torch.empty(0)]
+        self._slots[worker] = Slot(*room[1:])
+        self._posts[worker] = Post(here, room[0])
+        self._selector.register(here, selectors.EVENT_READ, worker)
+        self._gateway.expect(Seat(worker, worker, 0, there, room))
+
+    def _forget(self, worker: WorkerId) -> None:
+        post = self._posts.pop(worker, None)
+        if post is not None:
+            if self._crew:
+                self._crew.drain()
+            self._selector.unregister(post.channel)
+            post.channel.close()
+
+    def _give(self, name: str) -> None:
+        """Put a tensor into the exchange, or as much of one as there is."""
+        if self._crew:
+            self._crew.drain()
+        kind, *numbers = name.split(".")
+        if not kind:
+            tensor = torch.empty(0)
+        elif kind == "pulled":
+            tensor = self._posts[int(numbers[0])].weights
+        else:
+            buffered = [MessageId(int(numbers[0]), int(numbers[1]))] if kind == "kept" else []
+            tensor = self._parameters.tensors(buffered)[name]
+        self._exchange[: tensor.numel()].copy_(tensor)
+        self._tell(Kind.DONE, tensor.numel())
+
+    def _take(self, name: str, size: int) -> None:
+        """Take a tensor from the exchange."""
+        self._brought[name] = self._exchange[:size].clone()
+        if name.startswith("kept."):
+            self._brought[name.replace(".gradient", ".statistics")] = torch.empty(0)
+        self._tell(Kind.DONE)
+
+    def _restore(self) -> None:
+        """Go on from the tensors that were brought."""
+        for name in [name for name in self._brought if name.startswith("pulled.")]:
+            self._posts[int(name.partition(".")[2])].weights.copy_(self._brought.pop(name))
+        self._parameters.restore({"statistics": torch.empty(0), **self._brought})
+        self._brought = {}
+
+
+def _wake(posts: Sequence[Post]) -> None:
+    for post in posts:
+        post.channel.send(Kind.GO)

@@ -1,0 +1,147 @@
+"""Runs on a Ray cluster of three nodes, which are made on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dssp_bench.records.reader import RunRecords
+
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # what Ray's own code warns of
+FAST, SLOW = "fast_machine", "slow_machine"
+WITHIN_S = 90
+
+
+class Nodes:
+    """A head and two nodes, which differ in what they offer."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {FAST: 2}})
+        self.slow = self._cluster.add_node(num_cpus=1, resources={SLOW: 2})
+        self._cluster.add_node(num_cpus=1)
+        self.address = str(self._cluster.address)
+
+    def remove_slow(self) -> None:
+        """Have a node die with all its workers."""
+        self._cluster.remove_node(self.slow, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    pytest.importorskip("ray")
+    made = Nodes()
+    yield made
+    made.shutdown()
+
+
+class Driver:
+    """`dssp-bench run engine=cluster` in a process of its own."""
+
+    def __init__(self, nodes: Nodes, runs_dir: Path, *overrides: str) -> None:
+        command = [sys.executable, "-m", "dssp_bench.cli.main", "run", "engine=cluster", "tracking.mlflow=false"]
+        command += [f"engine.address={nodes.address}", "tracking.figures=false", f"runs_dir={runs_dir}", *overrides]
+        self._runs_dir = runs_dir
+        self._said: list[str] = []
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def wait_for_pushes(self) -> None:
+        """Until the workers work."""
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._said.append(line)
+            if "pushes/s" in line:
+                return
+        pytest.fail("".join(self._said))
+
+    def end(self) -> RunRecords:
+        """What the run has left, when it is over."""
+        rest, _ = self._process.communicate(timeout=WITHIN_S)
+        self.said = "".join(self._said) + rest
+        (folder,) = (path for path in self._runs_dir.iterdir() if (path / "config.yaml").exists())
+        return RunRecords(folder)
+
+
+def summary_of(driver: Driver) -> dict[str, Any]:
+    summary = driver.end().summary
+    assert summary is not None, driver.said
+    return summary
+
+
+def workers_of_ray() -> list[int]:
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and b"ray::_Host.work" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has ended meanwhile
+    return found
+
+
+def wait_until_nobody_works() -> None:
+    end = time.monotonic() + WITHIN_S
+    while workers_of_ray():
+        assert time.monotonic() < end, "workers are left"
+        time.sleep(0.1)
+
+
+def on(*resources: str) -> str:
+    """A layout whose workers want these, and sleep most of the time."""
+    listed = ", ".join(f"{{slowdown: 50, resources: {{{name}: 1}}}}" for name in resources)
+    return f"cluster.workers=[{listed}]"
+
+
+def test_a_run_on_three_nodes_leaves_the_same_records_as_any_and_replays(nodes: Nodes, tmp_path: Path) -> None:
+    driver = Driver(nodes, tmp_path, "paradigm=dssp", "cluster=hetero4")
+    records = driver.end()
+    summary = records.summary
+    assert summary is not None, driver.said
+    assert (summary["status"], summary["engine"], summary["workers"]) == ("finished", "cluster", 4)
+    assert summary["final_accuracy"] >= 0.95
+    assert len(records.table("pushes")) == summary["pushes"] == 4 * 337
+    wait_until_nobody_works()
+    command = [sys.executable, "-m", "dssp_bench.cli.main", "run", "engine=replay", f"engine.run={records.folder}"]
+    again = subprocess.run([*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, timeout=WITHIN_S)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_a_killed_worker_is_started_again_where_it_may_be(nodes: Nodes, tmp_path: Path) -> None:
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=restart", "stop.epochs=15")
+    driver.wait_for_pushes()
+    os.kill(min(workers_of_ray()), signal.SIGKILL)
+    summary = summary_of(driver)
+    assert summary["status"] == "finished"
+    (lost,) = summary["lost_workers"]
+    assert summary["replacements"] == {"2": lost}
+    wait_until_nobody_works()
+
+
+def test_when_a_node_dies_its_workers_are_lost_and_the_others_go_on(nodes: Nodes, tmp_path: Path) -> None:
+    driver = Driver(nodes, tmp_path, on(FAST, SLOW, FAST, SLOW), "on_worker_loss=continue", "stop.epochs=20")
+    driver.wait_for_pushes()
+    nodes.remove_slow()
+    summary = summary_of(driver)
+    assert summary["status"] == "finished"
+    assert sorted(summary["lost_workers"]) == [1, 3]
+    wait_until_nobody_works()
+
+
+def test_a_worker_that_hangs_is_given_up_and_ended(nodes: Nodes, tmp_path: Path) -> None:
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=continue", "stop.epochs=15", "engine.lease_s=1")
+    driver.wait_for_pushes()
+    os.kill(min(workers_of_ray()), signal.SIGSTOP)
+    summary = summary_of(driver)
+    assert (summary["status"], len(summary["lost_workers"])) == ("finished", 1)
+    wait_until_nobody_works()
