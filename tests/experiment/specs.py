@@ -23,7 +23,11 @@ ENGINES: dict[str, dict[str, Any]] = {
     "simulated": {"_target_": "dssp_bench.engines.options.SimulatedOptions"},
     "timing": {"_target_": "dssp_bench.engines.options.SimulatedOptions", "train": False},
     "local": {"_target_": "dssp_bench.engines.options.LocalOptions", "startup_timeout_s": 60.0},
-}
+    "cluster": {
+        "_target_": "dssp_bench.engines.options.ClusterOptions",
+        "startup_timeout_s": 60.0, "launcher": "join", "host": "127.0.0.1",
+    },
+}  # fmt: skip
 DIGITS = {"_target_": "dssp_bench.tasks.data.digits.Digits"}
 SYNTHETIC = {
     "_target_": "dssp_bench.tasks.data.synthetic.Synthetic",

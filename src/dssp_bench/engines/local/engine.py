@@ -58,6 +58,7 @@ class LocalEngine(Engine):
         missing: Sequence[WorkerId] = (),
     ) -> None:
         self._posts = posts
+        self._shards = shards or Shards(())
         self._workers = len(posts)
         self._crew = crew
         self._copier = Copier(weights, crew)
@@ -78,12 +79,11 @@ class LocalEngine(Engine):
         self._waiting: deque[WorkerId | str] = deque()
         self._timers: list[TimerFired | Joined | Left] = list(calendar)
         self._absent = {event.worker for event in calendar if isinstance(event, Joined)}
-        self._unready: set[WorkerId | str] = {*posts, *(others or {})}
+        self._unready: set[WorkerId | str] = {*posts, *(set(others or {}) - set(self._shards.channels))}
         self._interrupted = False
         self._left_at = left_at
         self._computing = computing or {}
         self._missing = missing
-        self._shards = shards or Shards(())
         self.lost: list[WorkerId] = []
         self.started_at = 0
 

@@ -222,18 +222,19 @@ class LocalRun:
         self._channel, driver_end = file_channel_pair()
         self._selector.register(self._channel, selectors.EVENT_READ)
         initial = SharedTensors.copy_of([parameters, statistics, momentum])
+        shards = self._shards(initial, snapshots)
         server_job = ServerJob(
             where, job.paradigm, job.layout, job.limits, job.rates, job.optimizer, initial, meetings,
             to_evaluator, snapshots, _SNAPSHOTS, job.evaluate_every, job.target_accuracy,
             driver_end, status, job.recorder, job.options, job.on_worker_loss,
-            job.checkpoints, job.past, self._shards(initial, snapshots),
+            job.checkpoints, job.past, shards,
         )  # fmt: skip
 
         self._launch("server", run_server, server_job)
         for worker_job in worker_jobs:
             self._launch_worker(worker_job)
         self._launch("evaluator", run_evaluator, evaluator_job)
-        for channel in [here for here, _ in meetings.values()] + [to_evaluator, evaluator_end, driver_end]:
+        for channel in [here for here, _ in [*meetings.values(), *shards]] + [to_evaluator, evaluator_end, driver_end]:
             channel.close()
 
     def _worker(self, worker: WorkerId, iterations: int) -> tuple[Channel, SharedTensors | None, WorkerJob]:

@@ -30,7 +30,7 @@ def parts(parameters: int, shards: int) -> list[range]:
 class Shards:
     """The server's word with its shards, each behind a channel, with the memory in which tensors come and go.
 
-    What they say otherwise goes to `on_message`, with the shard's name.
+    What they say otherwise goes to `on_message`, with the shard's name. They are ready when this is made.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class Shards:
         self._exchanges = [memory.views()[0] for _, memory in shards]
         self.channels = {f"shard {number}": channel for number, (channel, _) in enumerate(shards, start=1)}
         self._on_message = on_message
+        for shard in self.channels:
+            self._answer(shard, Kind.READY)
 
     def __bool__(self) -> bool:
         return bool(self.channels)
@@ -73,7 +75,7 @@ class Shards:
         """Copies of all shards' parts of a tensor; nothing has no name."""
         for channel in self.channels.values():
             channel.send(Kind.GET, body=name.encode())
-        sizes = [self._answer(shard).number for shard in self.channels]
+        sizes = [self._answer(shard, Kind.DONE).number for shard in self.channels]
         return [exchange[:size].clone() for exchange, size in zip(self._exchanges, sizes, strict=True)]
 
     def drain(self) -> None:
@@ -86,7 +88,7 @@ class Shards:
             exchange[: tensor.numel()].copy_(tensor)
             channel.send(Kind.PUT, tensor.numel(), body=name.encode())
         for shard in self.channels:
-            self._answer(shard)
+            self._answer(shard, Kind.DONE)
 
     def restore(self) -> None:
         """Go on from all tensors that were handed over."""
@@ -100,10 +102,10 @@ class Shards:
         for channel in self.channels.values():
             channel.send(kind, number)
 
-    def _answer(self, shard: str) -> Message:
+    def _answer(self, shard: str, kind: Kind) -> Message:
         while True:
             message = self.channels[shard].receive()
-            if message is not None and message.kind is Kind.DONE:
+            if message is not None and message.kind is kind:
                 return message
             self._on_message(shard, message)
             if message is None:
