@@ -11,6 +11,7 @@ from dssp_bench.experiment.elsewhere import work_for
 def work(address: str, place: int | None, patience_s: float) -> None:
     """Join the run at HOST:PORT and work for it until it is over. Raises DsspBenchError."""
     logging.basicConfig(format="%(message)s")
+    logging.getLogger("dssp_bench").setLevel(logging.INFO)
     try:
         where = parse_address(address)
     except ValueError as error:

@@ -1,7 +1,6 @@
 """A run whose workers are on other machines, seen from the driver."""
 
 import importlib.util
-import logging
 import os
 import secrets
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.checkpoints import CheckpointPlan, Past
+from dssp_bench.engines.cluster.gateway import listener
 from dssp_bench.engines.cluster.launch import ClusterRun, Door, Launcher, Nobody
 from dssp_bench.engines.cluster.wire import KEY_BYTES
 from dssp_bench.engines.options import ClusterOptions
@@ -29,7 +29,6 @@ from dssp_bench.tasks.task import Data
 KEY_VARIABLE = "DSSP_BENCH_KEY"
 _SENT = ("cluster", "dataset", "engine", "model", "batch_size", "seed")
 """What a worker has to know of the configuration."""
-_log = logging.getLogger(__name__)
 
 
 def run_on_cluster(
@@ -53,15 +52,15 @@ def run_on_cluster(
     launcher, host, key = _launcher(spec)
     door = Door(host, options.port, key, welcome, options.reconnect_s, options.shards)
     with ClusterRun(job, door, launcher) as run:
-        watchers.start(info)
-        if options.launcher == "join":
-            _log.warning("workers come in with: dssp-bench worker --join %s:%d", host, run.port)
+        watchers.start(replace(info, address=joined(host, run.port) if options.launcher == "join" else ""))
         run.go()
         return Conversation(run, watchers, folder).to_the_end()
 
 
 def check_cluster(options: ClusterOptions) -> None:
     """Refuse what cannot work before anything is started. Raises ConfigurationError."""
+    if options.host != "auto" or options.port:
+        listener(own_address() if options.host == "auto" else options.host, options.port).close()
     if options.launcher == "join":
         shared_key()
     elif importlib.util.find_spec("ray") is None:
@@ -77,12 +76,18 @@ def _launcher(spec: RunSpec) -> tuple[Callable[[int, Callable[[WorkerId], None]]
     if options.launcher == "join":
         host = own_address() if options.host == "auto" else options.host
         return (lambda _port, _dead: Nobody()), host, shared_key()
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what goes wrong there is said by us
     from dssp_bench.engines.cluster.on_ray import RayCluster
 
     cluster = RayCluster(options.address)
     host = cluster.own_address if options.host == "auto" else options.host
     key = secrets.token_bytes(KEY_BYTES)
     return partial(cluster.launcher, work_for, spec.cluster, host, key), host, key
+
+
+def joined(host: str, port: int) -> str:
+    """An address as one types it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def own_address() -> str:

@@ -300,7 +300,10 @@ def _title(run: RunInfo) -> str:
 def _beginning(run: RunInfo) -> str:
     resumed = run.environment.get("resumed")
     after = f", to go on after {_count(resumed[-1]['after_pushes'], 'push')}" if resumed else ""
-    return f"starting {_count(len(run.worker_names), 'worker')}{after}"
+    workers = _count(len(run.worker_names), "worker")
+    if run.address:
+        return f"waiting for {workers}{after}: dssp-bench worker --join {run.address}"
+    return f"starting {workers}{after}"
 
 
 def _row(worker: WorkerStatus, elapsed_s: float) -> tuple[RenderableType, ...]:

@@ -12,7 +12,10 @@ Status = Literal["finished", "failed", "killed"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before it starts; `choices` names the configuration of each group (`paradigm: dssp`)."""
+    """What is known of a run before it starts; `choices` names the configuration of each group (`paradigm: dssp`).
+
+    `address` is where workers come in, if somebody else is to start them.
+    """
 
     name: str
     folder: Path
@@ -24,6 +27,7 @@ class RunInfo:
     seed: int
     total_pushes: int | None
     tags: dict[str, str] = field(default_factory=dict)
+    address: str = ""
 
 
 class WorkerStatus(NamedTuple):

@@ -9,14 +9,14 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dssp_bench.core.errors import WorkerFailed
+from dssp_bench.core.errors import DsspBenchError, WorkerFailed
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.courier import COMPUTED, LONGEST_TEXT
 from dssp_bench.engines.cluster.gateway import Hello
@@ -46,7 +46,11 @@ class Assignment:
     threads: int
 
 
-class Refused(WorkerFailed):
+class Unreachable(WorkerFailed):
+    """There is no connection to the run, and there will be none."""
+
+
+class Refused(Unreachable):
     """The run has no use for this worker."""
 
 
@@ -57,43 +61,51 @@ def join(
     assign: Callable[[Mapping[str, Any]], Assignment],
     patience_s: float,
 ) -> None:
-    """Work for the run at this address until it is over. Raises WorkerFailed.
+    """Work for the run at this address until it is over. Raises DsspBenchError.
 
     A server that cannot be reached is asked again for `patience_s`, at the beginning and after a connection broke.
     """
     link = _Link(address, key, patience_s)
     link.come(Hello(session=_new_session(), place=place))
     while True:
-        welcome = link.welcome
-        assignment = assign(welcome)
-        links = [link, *_links_to_shards(address[0], key, patience_s, welcome)]
-        channel = RemoteChannel(links)
-        job = WorkerJob(
-            welcome["worker"], welcome["place"], channel, assignment.device, channel, assignment.layout,
-            assignment.factory, assignment.threads, welcome["iterations"],
-        )  # fmt: skip
-        try:
-            work(job)
-        except WorkerFailed:
-            raise
-        except Exception as error:
-            channel.tell("".join(traceback.format_exception(error)))
-            raise WorkerFailed(f"worker {job.worker} failed") from error
-        finally:
-            channel.close()
-        if channel.stopped:
+        number, own_place = link.welcome["worker"], link.welcome["place"]
+        _log.info("working for the run at %s:%d as worker %d, in place %d", *address, number, own_place)
+        if _work_until_let_go(link, assign):
+            _log.info("the run is over")
             return
-        _log.warning("worker %d was given up; it comes back as a new one", welcome["worker"])
-        link.come(Hello(session=_new_session(), place=welcome["place"]))
+        _log.warning("worker %d was given up; it comes back as a new one", number)
+        link.come(Hello(session=_new_session(), place=own_place))
 
 
-def _links_to_shards(host: str, key: bytes, patience_s: float, welcome: Mapping[str, Any]) -> "list[_Link]":
+def _work_until_let_go(link: "_Link", assign: Callable[[Mapping[str, Any]], Assignment]) -> bool:
+    """Whether the run is over; else this worker was given up. What goes wrong here the server hears too."""
+    welcome = link.welcome
+    try:
+        assignment = assign(welcome)
+        with closing(RemoteChannel([link, *_links_to_shards(link, welcome)])) as channel:
+            work(
+                WorkerJob(
+                    welcome["worker"], welcome["place"], channel, assignment.device, channel, assignment.layout,
+                    assignment.factory, assignment.threads, welcome["iterations"],
+                )
+            )  # fmt: skip
+            return channel.stopped
+    except Unreachable:
+        raise
+    except DsspBenchError as error:
+        link.tell(str(error))
+        raise
+    except Exception as error:
+        failure = "".join(traceback.format_exception(error))
+        link.tell(failure)
+        raise WorkerFailed(failure) from error
+
+
+def _links_to_shards(link: "_Link", welcome: Mapping[str, Any]) -> "list[_Link]":
     """Connections to all shards of the server, who may hear a little later than we that we are to come."""
-    links = []
-    for port in welcome.get("shards", ()):
-        link = _Link((host, port), key, patience_s)
-        link.come(Hello(session=_new_session(), place=welcome["worker"]), insist_s=_SHARDS_KNOW_WITHIN_S)
-        links.append(link)
+    links = [link.to_port(port) for port in welcome.get("shards", ())]
+    for each in links:
+        each.come(Hello(session=_new_session(), place=welcome["worker"]), insist_s=_SHARDS_KNOW_WITHIN_S)
     return links
 
 
@@ -137,10 +149,11 @@ class _Link:
                     raise
             except OSError as error:
                 if self._over(error):
-                    raise WorkerFailed("the run is over, or its server has died: nobody listens there now") from error
+                    raise Unreachable("the run is over, or its server has died: nobody listens there now") from error
                 if time.monotonic() >= deadline:
                     host, port = self._address
-                    raise WorkerFailed(f"cannot join the run at {host}:{port}: {error}") from error
+                    why = error.strerror or str(error)
+                    raise Unreachable(f"cannot join the run at {host}:{port}: {why}") from error
             time.sleep(_AGAIN_S)
 
     def _over(self, error: OSError) -> bool:
@@ -167,6 +180,15 @@ class _Link:
         self._wire = wire
         self.session = hello.session
         self.welcome = content
+
+    def to_port(self, port: int) -> "_Link":
+        """Another connection to the same machine, with the same key."""
+        return _Link((self._address[0], port), self._key, self._patience_s)
+
+    def tell(self, failure: str) -> None:
+        """Let the server know why this worker ends, if it is there."""
+        with suppress(OSError):
+            self.wire.send(Kind.FAILED, body=[failure.encode(errors="replace")[-LONGEST_TEXT:]])
 
     def close(self) -> None:
         """Hang up."""
@@ -201,16 +223,12 @@ class RemoteChannel(local.Channel):
         """Send one message; False if the server does not want it any more."""
         wire_kind = {local.Kind.PUSH: Kind.PUSH, local.Kind.NOT_FINITE: Kind.NOT_FINITE}.get(kind, Kind.READY)
         computed = b"" if wire_kind is Kind.READY else COMPUTED.pack(number)
-        return (
-            all(shard.send(wire_kind, real, computed) for shard in self._shards)
-            and all(shard.has_received() for shard in self._shards)
-            and self._server.send(wire_kind, real, computed)
-        )
-
-    def tell(self, failure: str) -> None:
-        """Let the server know why this worker ends, if it is there."""
-        with suppress(OSError):
-            self._server.link.wire.send(Kind.FAILED, body=[failure.encode(errors="replace")[-LONGEST_TEXT:]])
+        for shard in self._shards:
+            shard.send(wire_kind, real, computed)
+        if not all(shard.has_received() for shard in self._shards):
+            return False
+        self._server.send(wire_kind, real, computed)
+        return True
 
     def receive(self) -> local.Message | None:
         """Wait for the server's next word; None if it does not want this worker any more."""
@@ -247,15 +265,12 @@ class _Line:
         self._latest: tuple[Kind, float, bytes] | None = None
         self._received = -1  # the latest message that is known to have arrived
 
-    def send(self, kind: Kind, real: float, computed: bytes) -> bool:
-        """Send a new message; False if it is not wanted any more."""
+    def send(self, kind: Kind, real: float, computed: bytes) -> None:
+        """Send a new message, as well as the connection allows."""
         self._latest = kind, real, computed
         self._outbox.send()
-        try:
+        with suppress(OSError):  # whoever waits for the answer finds what was said last, which may be a stop, or comes back
             self._send_latest()
-        except OSError:
-            return self._come_back()
-        return True
 
     def has_received(self) -> bool:
         """Wait until the latest message is complete at the other end; False if it is not wanted any more."""

@@ -171,7 +171,8 @@ class Courier:
                     return
 
     def _from_server(self, wire: Wire) -> bool:
-        message = self._channel.receive()
+        # A server that hangs up with a message of ours unread is heard to reset the channel first, then what it said last.
+        message = self._channel.receive() or self._channel.receive()
         if message is None:
             return False  # nobody waits for this worker any more
         if message.kind is local.Kind.STOP:

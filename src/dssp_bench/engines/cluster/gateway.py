@@ -1,6 +1,8 @@
 """Where workers from other machines come in: one listening port, and a courier for each of them."""
 
+import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.courier import Courier, Seat
 from dssp_bench.engines.cluster.wire import Kind, Sizes, Wire, at_most
@@ -25,9 +28,17 @@ _log = logging.getLogger(__name__)
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any that is free. Raises OSError."""
+    """A socket that listens there; port 0 is any that is free. Raises ConfigurationError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_MOST_GREETINGS)
+    try:
+        return socket.create_server((host, port), family=family, backlog=_MOST_GREETINGS)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            problem = f"{port} cannot be listened at: {why}"
+            raise ConfigurationError("engine.port", problem, "0 takes any that is free") from error
+        problem = f"{host} is not an address of this machine: {why}"
+        raise ConfigurationError("engine.host", problem, "auto finds one") from error
 
 
 class Hello(BaseModel):

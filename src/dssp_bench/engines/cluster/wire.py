@@ -100,8 +100,9 @@ class Wire:
 
     def send(self, kind: Kind, number: int = 0, real: float = 0.0, body: Sequence[memoryview | bytes] = ()) -> None:
         """Send one frame; its body is what the parts hold, one after the other."""
-        header = _HEADER.pack(_MAGIC, kind, number, real, sum(map(len, body)))
-        if not body:
+        size = sum(map(len, body))
+        header = _HEADER.pack(_MAGIC, kind, number, real, size)
+        if not size:
             self._socket.sendall(header)
             return
         self._socket.sendall(header, socket.MSG_MORE)  # no packet of its own
