@@ -25,13 +25,17 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {FAST: 2}})
-        self.slow = self._cluster.add_node(num_cpus=1, resources={SLOW: 2})
         self._cluster.add_node(num_cpus=1)
+        self.add_slow()
         self.address = str(self._cluster.address)
 
+    def add_slow(self) -> None:
+        """One more node."""
+        self._slow = self._cluster.add_node(num_cpus=1, resources={SLOW: 2})
+
     def remove_slow(self) -> None:
-        """Have a node die with all its workers."""
-        self._cluster.remove_node(self.slow, allow_graceful=False)
+        """Have a node die with all that is on it."""
+        self._cluster.remove_node(self._slow, allow_graceful=False)
 
     def shutdown(self) -> None:
         """End all nodes."""
@@ -104,7 +108,7 @@ def on(*resources: str) -> str:
 
 
 def test_a_run_on_three_nodes_leaves_the_same_records_as_any_and_replays(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, "paradigm=dssp", "cluster=hetero4")
+    driver = Driver(nodes, tmp_path, "paradigm=dssp", "cluster=hetero4", "engine.shards=2")
     records = driver.end()
     summary = records.summary
     assert summary is not None, driver.said
@@ -126,6 +130,16 @@ def test_a_killed_worker_is_started_again_where_it_may_be(nodes: Nodes, tmp_path
     (lost,) = summary["lost_workers"]
     assert summary["replacements"] == {"2": lost}
     wait_until_nobody_works()
+
+
+def test_a_shard_whose_node_dies_fails_the_run(nodes: Nodes, tmp_path: Path) -> None:
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), f"+cluster.server.resources={{{SLOW}: 1}}", "engine.shards=2")
+    driver.wait_for_pushes()
+    nodes.remove_slow()
+    summary = summary_of(driver)
+    assert (summary["status"], summary["error"]) == ("failed", "server shard 1 died")
+    wait_until_nobody_works()
+    nodes.add_slow()
 
 
 def test_when_a_node_dies_its_workers_are_lost_and_the_others_go_on(nodes: Nodes, tmp_path: Path) -> None:

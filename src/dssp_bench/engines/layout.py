@@ -70,10 +70,12 @@ class Network(_Part):
 class Server(_Part):
     """What a message costs the server, which does one thing at a time: a fixed part, and a part per key.
 
-    `receive` is spent on every push, `update` on every change of the weights, `reply` on every release.
+    `receive` is spent on every push, `update` on every change of the weights, `reply` on every release. `resources` is
+    what a cluster must offer each of the server's shards.
     """
 
     device: Device = "auto"
+    resources: dict[str, float] = {}
     receive_s: NonNegative = 0.0
     receive_per_key_s: NonNegative = 0.0
     update_s: NonNegative = 0.0
@@ -183,7 +185,8 @@ class ClusterLayout(_Part):
     @property
     def has_costs(self) -> bool:
         """Whether messages cost anything, so that their size matters."""
-        return self.network != Network() or self.server.model_copy(update={"device": "auto"}) != Server()
+        server = self.server.model_copy(update={"device": "auto", "resources": {}})
+        return self.network != Network() or server != Server()
 
 
 def _repeat(workers: tuple[WorkerLayout, ...], count: int) -> tuple[WorkerLayout, ...]:

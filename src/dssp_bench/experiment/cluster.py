@@ -76,13 +76,12 @@ def _launcher(spec: RunSpec) -> tuple[Callable[[int, Callable[[WorkerId], None]]
     if options.launcher == "join":
         host = own_address() if options.host == "auto" else options.host
         return (lambda _port, _dead: Nobody()), host, shared_key()
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what goes wrong there is said by us
     from dssp_bench.engines.cluster.on_ray import RayCluster
 
     cluster = RayCluster(options.address)
     host = cluster.own_address if options.host == "auto" else options.host
     key = secrets.token_bytes(KEY_BYTES)
-    return partial(cluster.launcher, work_for, spec.cluster, host, key), host, key
+    return partial(cluster.launcher, work_for, spec.cluster, host, key, options.startup_timeout_s), host, key
 
 
 def joined(host: str, port: int) -> str:

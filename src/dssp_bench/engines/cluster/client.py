@@ -103,7 +103,7 @@ def _work_until_let_go(link: "_Link", assign: Callable[[Mapping[str, Any]], Assi
 
 def _links_to_shards(link: "_Link", welcome: Mapping[str, Any]) -> "list[_Link]":
     """Connections to all shards of the server, who may hear a little later than we that we are to come."""
-    links = [link.to_port(port) for port in welcome.get("shards", ())]
+    links = [link.to(host, port) for host, port in welcome["shards"]]
     for each in links:
         each.come(Hello(session=_new_session(), place=welcome["worker"]), insist_s=_SHARDS_KNOW_WITHIN_S)
     return links
@@ -181,9 +181,9 @@ class _Link:
         self.session = hello.session
         self.welcome = content
 
-    def to_port(self, port: int) -> "_Link":
-        """Another connection to the same machine, with the same key."""
-        return _Link((self._address[0], port), self._key, self._patience_s)
+    def to(self, host: str, port: int) -> "_Link":
+        """A connection to another address, or to another port of the same machine, with the same key."""
+        return _Link((host or self._address[0], port), self._key, self._patience_s)
 
     def tell(self, failure: str) -> None:
         """Let the server know why this worker ends, if it is there."""
@@ -269,7 +269,7 @@ class _Line:
         """Send a new message, as well as the connection allows."""
         self._latest = kind, real, computed
         self._outbox.send()
-        with suppress(OSError):  # whoever waits for the answer finds what was said last, which may be a stop, or comes back
+        with suppress(OSError):  # whoever waits for the answer finds the last word, which may be stop, or comes back
             self._send_latest()
 
     def has_received(self) -> bool:

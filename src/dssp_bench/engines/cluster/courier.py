@@ -6,7 +6,9 @@ messages are numbered, each is taken once, and the answer to the latest one is s
 """
 
 import logging
+import os
 import select
+import socket
 import struct
 import threading
 import time
@@ -26,6 +28,9 @@ COMPUTED = struct.Struct("<q")
 """How many nanoseconds a push's computation took; they precede the gradient."""
 LONGEST_TEXT = 60_000
 _LONGEST_ITERATION_S = 1e9
+_SILENT_S = 4.0  # whose machine acknowledges nothing for so long is cut off, or has no power
+_LOOKS_EVERY_S = 0.25
+_HEARD = struct.Struct("=52x2I")  # in Linux's tcp_info: milliseconds since data and an acknowledgement came
 _ELSEWHERE = 0
 """The process number of a worker that runs on another machine."""
 _log = logging.getLogger(__name__)
@@ -62,7 +67,8 @@ class Courier:
         self._channel = seat.channel
         self._weights = raw([weights])
         self._slot = raw([gradient, statistics])
-        self._welcome = welcome | {
+        self._welcome = welcome
+        self._own = {
             "worker": seat.worker,
             "place": seat.place,
             "iterations": seat.iterations,
@@ -125,6 +131,7 @@ class Courier:
                     return
                 except OSError as error:  # Malformed is one, too
                     _log.debug("worker %d: %s", self.worker, error)
+                    told = isinstance(error, ConnectionError)  # else the other end was silent for long
                 except ProtocolViolation as error:
                     _log.warning("%s; it is given up", error)
                     return
@@ -132,7 +139,7 @@ class Courier:
                     with self._news:
                         self._wire = None
                         wire.close()
-                patience = self._reconnect_s
+                patience = max(0.0, self._reconnect_s - (0.0 if told else _SILENT_S))
         finally:
             self._end()
 
@@ -156,7 +163,7 @@ class Courier:
             self._channel.close()
 
     def _greet(self, wire: Wire, unanswered: int | None) -> None:
-        wire.send_json(Kind.WELCOME, self._welcome | {"taken": self._taken})
+        wire.send_json(Kind.WELCOME, self._welcome | self._own | {"taken": self._taken})
         if unanswered is not None and unanswered <= self._taken:
             self._rule(wire, unanswered)
 
@@ -166,12 +173,15 @@ class Courier:
         poll.register(wire, select.POLLIN)
         poll.register(self._channel, select.POLLIN)
         while True:
-            for file, _ in poll.poll():
+            news = poll.poll(1000 * _LOOKS_EVERY_S)
+            if not news and _silence(wire) > _SILENT_S:
+                raise TimeoutError(f"nothing was heard for {_SILENT_S:g} s")
+            for file, _ in news:
                 if not (self._from_worker(wire) if file == wire.fileno() else self._from_server(wire)):
                     return
 
     def _from_server(self, wire: Wire) -> bool:
-        # A server that hangs up with a message of ours unread is heard to reset the channel first, then what it said last.
+        # If the server hung up with a message of ours unread, its last word is heard after the loss of the channel.
         message = self._channel.receive() or self._channel.receive()
         if message is None:
             return False  # nobody waits for this worker any more
@@ -207,9 +217,11 @@ class Courier:
         if ruling is not Ruling.TAKE:
             return True
         if head.kind is Kind.READY:
-            return self._channel.send(local.Kind.READY, _ELSEWHERE, head.real)
-        kind = local.Kind.PUSH if head.kind is Kind.PUSH else local.Kind.NOT_FINITE
-        return self._channel.send(kind, computed, head.real)
+            self._channel.send(local.Kind.READY, _ELSEWHERE, head.real)
+        else:
+            kind = local.Kind.PUSH if head.kind is Kind.PUSH else local.Kind.NOT_FINITE
+            self._channel.send(kind, computed, head.real)
+        return True  # also if the server is gone, whose last word is to be passed on yet
 
     def _take_in(self, wire: Wire, head: Head) -> int:
         """Put a push's body into the slot, which the server does not read now; returns how long it was computed."""
@@ -231,6 +243,17 @@ class Courier:
         elif ruling is Ruling.REPEAT:
             self._answer(wire)
         return ruling
+
+
+def _silence(wire: Wire) -> float:
+    """Seconds since anything came from the other machine, whose system is asked every second if there is no news.
+
+    The system would notice a silence itself, but begins to count anew when there is something to send.
+    """
+    with socket.socket(fileno=os.dup(wire.fileno())) as end:
+        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _HEARD.size)
+    milliseconds: int = min(_HEARD.unpack(info))
+    return milliseconds / 1000
 
 
 def _check(head: Head) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ _HANDSHAKE_S = 2.0
 _HELLO_S = 5.0
 _MOST_GREETINGS = 64
 _RETURN_S = 10.0
+_FAREWELL_S = 2.0
 _ASK_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Gateway:
         on_end: Callable[[WorkerId, WorkerId], None] = lambda _worker, _place: None,
     ) -> None:
         self._key = key
-        self._welcome = welcome
+        self._welcome = {**welcome, "shards": []}
         self._reconnect_s = reconnect_s
         self._on_return = on_return
         self._on_end = on_end
@@ -85,8 +86,12 @@ class Gateway:
         self._greetings = threading.BoundedSemaphore(_MOST_GREETINGS)
         self._listener = listener
 
-    def open(self) -> None:
-        """Begin to let workers in; those who knocked before have waited."""
+    def open(self, shards: Sequence[tuple[str, int]] = ()) -> None:
+        """Begin to let workers in; those who knocked before have waited. They are told where the server's shards are.
+
+        A shard without a host is on this machine.
+        """
+        self._welcome["shards"] = list(shards)
         threading.Thread(target=self._listen, name="gateway", daemon=True).start()
 
     def expect(self, seat: Seat) -> None:
@@ -125,6 +130,10 @@ class Gateway:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # which wakes who accepts
         self._listener.close()
+        deadline = time.monotonic() + _FAREWELL_S
+        for courier in couriers:
+            if courier.session is not None:  # its worker may be about to push, and hears afterwards that it is over
+                courier.join(max(0.0, deadline - time.monotonic()))
         for courier in couriers:
             courier.give_up()
         for courier in couriers:

@@ -1,6 +1,5 @@
 """The side of a cluster run where its server is: a local run whose workers are elsewhere, behind a gateway."""
 
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,8 +10,9 @@ from torch import Tensor
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.courier import Seat
+from dssp_bench.engines.cluster.envoy import Envoy
 from dssp_bench.engines.cluster.gateway import Gateway, listener
-from dssp_bench.engines.cluster.shard import ShardJob, run_shard
+from dssp_bench.engines.cluster.shard import ShardDoor, ShardJob, ShardPart, run_shard
 from dssp_bench.engines.local.channel import Channel, Kind, channel_pair
 from dssp_bench.engines.local.launch import LocalJob, LocalRun
 from dssp_bench.engines.local.memory import SharedTensors
@@ -29,8 +29,11 @@ class Launcher(Protocol):
     def end(self, place: WorkerId) -> None:
         """The worker at this place is of no more use."""
 
+    def shards(self, count: int) -> list[tuple[str, int]]:
+        """Addresses of so many server shards on other machines; none if they are to be on the server's."""
+
     def close(self) -> None:
-        """End all workers; called once, whatever happened."""
+        """End all workers and shards; called once, whatever happened."""
 
 
 class Nobody:
@@ -41,6 +44,10 @@ class Nobody:
 
     def end(self, place: WorkerId) -> None:
         """They go by themselves."""
+
+    def shards(self, count: int) -> list[tuple[str, int]]:
+        """Nobody starts them elsewhere."""
+        return []
 
     def close(self) -> None:
         """They go by themselves."""
@@ -73,14 +80,15 @@ class ClusterRun(LocalRun):
         self._make_launcher = launcher
         self._launcher: Launcher = Nobody()
         self._gateway: Gateway | None = None
-        self._listeners: list[socket.socket] = []
-        self._ports: list[int] = []
+        self._port = 0
         self._shard_jobs: list[ShardJob] = []
+        self._envoys: list[Envoy] = []
+        self._elsewhere: list[tuple[str, int]] = []
 
     @property
     def port(self) -> int:
         """Where workers come in."""
-        return self._ports[0]
+        return self._port
 
     @property
     def missing(self) -> list[WorkerId]:
@@ -93,25 +101,27 @@ class ClusterRun(LocalRun):
         try:
             super().close(patience_s)
         finally:
+            for envoy in self._envoys:
+                envoy.close()
             if self._gateway:
                 self._gateway.close()
             self._launcher.close()
 
     def _start(self) -> None:
         door = self._door
-        self._listeners = [listener(door.host, port) for port in (door.port, *[0] * (door.shards - 1))]
-        self._ports = [each.getsockname()[1] for each in self._listeners]
-        self._gateway = Gateway(
-            self._listeners[0], door.key, {**door.welcome, "shards": self._ports[1:]}, door.reconnect_s,
-            self._on_return, self._on_end,
-        )  # fmt: skip
+        entrance = listener(door.host, door.port)
+        self._port = entrance.getsockname()[1]
+        self._gateway = Gateway(entrance, door.key, door.welcome, door.reconnect_s, self._on_return, self._on_end)
         self._launcher = self._make_launcher(self.port, self._gateway.give_up)
+        self._elsewhere = self._launcher.shards(door.shards - 1)
         super()._start()
+        here: list[tuple[str, int]] = []
         for number, job in enumerate(self._shard_jobs, start=1):
             self._launch(f"shard {number}", run_shard, job)
+            here.append(("", job.door.listener.getsockname()[1]))
             job.channel.close()
-            job.listener.close()
-        self._gateway.open()
+            job.door.listener.close()
+        self._gateway.open(shards=self._elsewhere or here)
         self._launcher.start(self._gateway.missing)
 
     def _own_part(self, weights: Tensor) -> Tensor:
@@ -125,16 +135,18 @@ class ClusterRun(LocalRun):
             raise DsspBenchError("server shards need an evaluator or a server on the CPU")
         meetings = []
         weights = initial.views()[0]
-        for part, entrance in zip(parts(weights.numel(), self._door.shards)[1:], self._listeners[1:], strict=True):
+        door, optimizer = self._door, self._job.optimizer
+        for number, part in enumerate(parts(weights.numel(), door.shards)[1:]):
             here, there = channel_pair()
             exchange = SharedTensors([((len(part),), torch.float32)])
+            memory = ShardPart(part, initial, snapshots, exchange)
             meetings.append((here, exchange))
-            self._shard_jobs.append(
-                ShardJob(
-                    part, there, initial, snapshots, exchange, entrance, self._door.key, self._door.reconnect_s,
-                    self._job.optimizer,
-                )
-            )  # fmt: skip
+            if self._elsewhere:
+                address = self._elsewhere[number]
+                self._envoys.append(Envoy(address, door.key, there, memory.views(), door.reconnect_s, optimizer))
+            else:
+                entrance = ShardDoor(listener(door.host, 0), door.key, door.reconnect_s, optimizer)
+                self._shard_jobs.append(ShardJob(there, memory, entrance))
         return meetings
 
     def _meets_in_host_memory(self, device: str) -> bool:

@@ -18,7 +18,11 @@ from ray.exceptions import RayActorError, RayError
 
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import WorkerId
-from dssp_bench.engines.layout import ClusterLayout, WorkerLayout
+from dssp_bench.engines.cluster.envoy import serve_shard
+from dssp_bench.engines.cluster.gateway import listener
+from dssp_bench.engines.cluster.launch import Launcher
+from dssp_bench.engines.layout import ClusterLayout
+from dssp_bench.engines.local.processes import tune_process
 
 Work = Callable[[tuple[str, int], bytes, WorkerId | None, float], None]
 """What a worker does: address, key, place, and how long it tries to reach the server."""
@@ -49,11 +53,12 @@ class RayCluster:
         layout: ClusterLayout,
         host: str,
         key: bytes,
+        startup_timeout_s: float,
         port: int,
         dead: Callable[[WorkerId], None],
-    ) -> "RayLauncher":
+    ) -> Launcher:
         """What starts a run's workers; they come in at host and port, and `dead` is told of those that died."""
-        return RayLauncher(work, layout, (host, port), key, dead, self.close)
+        return RayLauncher(work, layout, (host, port), key, dead, self.close, startup_timeout_s)
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was ours."""
@@ -92,6 +97,22 @@ class _Host:
         work(address, key, place, _PATIENCE_S)
 
 
+@ray.remote(max_restarts=0, max_task_retries=0)
+class _ShardHost:
+    """A process of Ray's in which a server shard lives."""
+
+    def address(self) -> tuple[str, int]:
+        """Where the server and workers come in."""
+        self._listener = listener(ray.util.get_node_ip_address(), 0)
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    def serve(self, key: bytes) -> None:
+        """Be a shard until the run is over."""
+        tune_process(threads=1)
+        serve_shard(self._listener, key, _PATIENCE_S)
+
+
 class RayLauncher:
     """Starts a worker for each place of a layout on a node that has its resources, spread over the nodes."""
 
@@ -103,7 +124,9 @@ class RayLauncher:
         key: bytes,
         dead: Callable[[WorkerId], None],
         leave: Callable[[], None],
+        startup_timeout_s: float,
     ) -> None:
+        self._startup_timeout_s = startup_timeout_s
         self._work = work
         self._layout = layout
         self._address = address
@@ -111,6 +134,7 @@ class RayLauncher:
         self._dead = dead
         self._leave = leave
         self._hosts: dict[WorkerId, Any] = {}
+        self._shards: list[Any] = []
         self._ends: dict[Any, WorkerId] = {}
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -121,7 +145,7 @@ class RayLauncher:
         """Have a worker started for each of these places; they come to the gateway by themselves."""
         for place in places:
             wanted = demands(self._layout, place, ray.cluster_resources().get("GPU", 0.0))
-            _warn_if_nobody_has(wanted, self._layout.workers[place])
+            _warn_if_nobody_has(wanted, self._layout.workers[place].name)
             host = _Host.options(scheduling_strategy="SPREAD", **wanted).remote()  # type: ignore[attr-defined]
             end = host.work.remote(self._work, self._address, self._key, place)
             with self._lock:
@@ -135,11 +159,26 @@ class RayLauncher:
         if host is not None and not self._closed.is_set():
             ray.kill(host, no_restart=True)
 
+    def shards(self, count: int) -> list[tuple[str, int]]:
+        """Addresses of so many server shards, each on a node that has the resources of the layout's server."""
+        resources = dict(self._layout.server.resources)
+        wanted = {"num_cpus": resources.pop("CPU", 0.0), "num_gpus": resources.pop("GPU", 0.0), "resources": resources}
+        if count:
+            _warn_if_nobody_has(wanted, "a server shard")
+        self._shards = [_ShardHost.options(scheduling_strategy="SPREAD", **wanted).remote() for _ in range(count)]  # type: ignore[attr-defined]
+        try:
+            addresses = ray.get([shard.address.remote() for shard in self._shards], timeout=self._startup_timeout_s)
+        except RayError as error:
+            raise DsspBenchError(f"no server shards: {str(error).strip().splitlines()[-1]}") from error
+        for shard in self._shards:
+            shard.serve.remote(self._key)
+        return [(str(host), int(port)) for host, port in addresses]
+
     def close(self) -> None:
         """End all workers, and leave the cluster."""
         self._closed.set()
         self._watcher.join()
-        for host in self._hosts.values():
+        for host in [*self._hosts.values(), *self._shards]:
             with suppress(RayError):
                 ray.kill(host, no_restart=True)
         self._leave()
@@ -182,9 +221,9 @@ def demands(layout: ClusterLayout, place: WorkerId, gpus: float) -> dict[str, An
     return {"num_cpus": cpu, "num_gpus": gpu, "resources": resources or None}
 
 
-def _warn_if_nobody_has(wanted: dict[str, Any], worker: WorkerLayout) -> None:
+def _warn_if_nobody_has(wanted: dict[str, Any], who: str) -> None:
     needed = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"], **(wanted["resources"] or {})}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(node.get(name, 0.0) >= amount for name, amount in needed.items()) for node in nodes):
         listed = ", ".join(f"{name}: {amount:g}" for name, amount in needed.items() if amount)
-        _log.warning("no node of the cluster has {%s} for %s; waiting for one", listed, worker.name)
+        _log.warning("no node of the cluster has {%s} for %s; waiting for one", listed, who)

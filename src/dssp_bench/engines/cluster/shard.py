@@ -1,11 +1,10 @@
 """A server shard: one part of the weights in a process of its own, with a port of its own, as the server orders."""
 
-import os
 import selectors
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,43 +22,71 @@ from dssp_bench.engines.local.processes import failures_told_to, prepare_process
 from dssp_bench.engines.local.shards import read_outcome
 
 
-@dataclass
-class ShardJob:
-    """All that a shard's process needs.
+class ShardMemory(NamedTuple):
+    """What server and shard have in common of a part: the weights to begin with, snapshots, and room for a tensor."""
 
-    `initial` holds the run's whole weights, `snapshots` whole copies of them for the evaluator, each followed by its
-    statistics, and `exchange` one part, in which tensors come and go.
-    """
+    initial: Tensor
+    snapshots: Sequence[Tensor]
+    exchange: Tensor
+
+
+@dataclass
+class ShardPart:
+    """A part of a run's memory: `initial` holds its whole weights, `snapshots` copies, each followed by statistics."""
 
     part: range
-    channel: Channel
     initial: SharedTensors
     snapshots: SharedTensors
     exchange: SharedTensors
+
+    def views(self) -> ShardMemory:
+        """The tensors themselves, in this process."""
+        part = slice(self.part.start, self.part.stop)
+        snapshots = [tensor[part] for tensor in self.snapshots.views()[::2]]
+        return ShardMemory(self.initial.views()[0][part], snapshots, self.exchange.views()[0])
+
+
+@dataclass
+class ShardDoor:
+    """Where a shard lets workers in, and what it must know besides its weights."""
+
     listener: socket.socket
     key: bytes
     reconnect_s: float
     optimizer: Mapping[str, Any]
 
 
+@dataclass
+class ShardJob:
+    """All that a shard's process on the server's machine needs."""
+
+    channel: Channel
+    memory: ShardPart
+    door: ShardDoor
+
+
 # --- in a process of its own ---
 
 
 def run_shard(job: ShardJob) -> None:
-    """Carry out the server's orders on one part of the weights, until it says stop or is gone."""
+    """Be a shard's process: carry out the server's orders on one part of the weights, until it says stop or is gone."""
     prepare_process(threads=1)
     with failures_told_to(job.channel):
-        _Shard(job).run()
+        hold_shard(job.channel, job.memory.views(), job.door)
+
+
+def hold_shard(orders: Channel, memory: ShardMemory, door: ShardDoor) -> None:
+    """Carry out the server's orders on one part of the weights, until it says stop or is gone."""
+    _Shard(orders, memory, door).run()
 
 
 class _Shard:
-    def __init__(self, job: ShardJob) -> None:
-        self._job = job
-        self._orders = job.channel
-        part = slice(job.part.start, job.part.stop)
-        self._weights = job.initial.views()[0][part].clone()
-        self._snapshots = [tensor[part] for tensor in job.snapshots.views()[::2]]
-        (self._exchange,) = job.exchange.views()
+    def __init__(self, orders: Channel, memory: ShardMemory, door: ShardDoor) -> None:
+        self._orders = orders
+        self._optimizer = door.optimizer
+        self._weights = memory.initial.clone()
+        self._snapshots = memory.snapshots
+        self._exchange = memory.exchange
         threads = threads_for(self._weights)
         self._crew = crew = Crew(threads) if threads > 1 else None
         rule = StripedUpdate(crew, self._weights, self._sgd) if crew else self._sgd(self._weights)
@@ -70,7 +97,7 @@ class _Shard:
         self._brought: dict[str, Tensor] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._orders, selectors.EVENT_READ, None)
-        self._gateway = Gateway(job.listener, job.key, {}, job.reconnect_s, on_return=lambda _place: None)
+        self._gateway = Gateway(door.listener, door.key, {}, door.reconnect_s, on_return=lambda _place: None)
         self._gateway.open()
 
     def run(self) -> None:
@@ -81,9 +108,7 @@ class _Shard:
                     self._from_worker(key.data)
                     continue
                 message = self._orders.receive()
-                if message is None:
-                    os._exit(1)  # the server is gone, and nobody else decides
-                if message.kind is Kind.STOP:
+                if message is None or message.kind is Kind.STOP:
                     self._gateway.close()
                     return
                 self._carry_out(message)
@@ -91,7 +116,7 @@ class _Shard:
                 self._crew.check()
 
     def _sgd(self, weights: Tensor) -> SGD:
-        return SGD(weights, **self._job.optimizer)
+        return SGD(weights, **self._optimizer)
 
     def _from_worker(self, worker: WorkerId) -> None:
         post = self._posts.get(worker)

@@ -42,6 +42,10 @@ class Kind(IntEnum):
     STOP = 8  # server: it is over
     FAILED = 9  # worker: it raised; body: a traceback
     RECEIVED = 10  # a shard of the server: the message of this number is complete
+    SHARD = 11  # server: what a shard has to know; body: JSON
+    WEIGHTS = 12  # server: what a shard begins with; body: its part of the weights
+    ORDER = 13  # server, to a shard: a message of the local channel, number and body its own; real: its kind
+    REPORT = 14  # a shard, to the server: the same
 
 
 _KINDS = {kind.value: kind for kind in Kind}
