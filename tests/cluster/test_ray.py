@@ -121,6 +121,13 @@ def test_a_run_on_three_nodes_leaves_the_same_records_as_any_and_replays(nodes: 
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+def test_runs_share_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
+    drivers = [Driver(nodes, tmp_path / name, "cluster=hetero", "stop.epochs=5") for name in ("one", "other")]
+    summaries = [summary_of(driver) for driver in drivers]
+    assert [(summary["status"], summary["lost_workers"]) for summary in summaries] == [("finished", [])] * 2
+    wait_until_nobody_works()
+
+
 def test_a_killed_worker_is_started_again_where_it_may_be(nodes: Nodes, tmp_path: Path) -> None:
     driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=restart", "stop.epochs=15")
     driver.wait_for_pushes()

@@ -82,7 +82,8 @@ def _connect(address: str) -> None:
         with suppress(OSError):
             (Path.home() / ".ray" / "auth_token").chmod(0o600)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise DsspBenchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        token = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, export RAY_AUTH_MODE=token"
+        raise DsspBenchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}{token}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
