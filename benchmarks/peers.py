@@ -147,6 +147,68 @@ def _meeting(case: Case) -> str:
     return f"file://{case.file}.meeting"
 
 
+# --- ZeroMQ ---
+
+
+def zeromq(case: Case, *, curve: bool) -> Generator[Processes, None, list[Weights]]:
+    """A router that updates and sends the weights back, over TCP; CURVE encrypts and signs all that passes."""
+    return in_processes(partial(_zeromq, curve=curve), case, servers=1)
+
+
+def _zeromq(case: Case, rank: int, together: Any, *, curve: bool) -> Weights | None:
+    zmq: Any = import_module("zmq")
+    public, secret = zmq.curve_keypair()
+    meeting = Path(f"{case.file}.meeting")
+    context = zmq.Context()
+    end = context.socket(zmq.DEALER if rank else zmq.ROUTER)
+    if curve:
+        end.curve_publickey, end.curve_secretkey = public, secret
+    if not rank:
+        end.curve_server = curve
+        port = end.bind_to_random_port("tcp://127.0.0.1")
+        meeting.write_text(f"{port} {public.decode()}")
+    together.wait()
+    try:
+        if not rank:
+            return _zeromq_server(case, end)
+        told, key = meeting.read_text().split()
+        if curve:
+            end.curve_serverkey = key.encode()
+        end.connect(f"tcp://127.0.0.1:{told}")
+        _zeromq_worker(case, rank - 1, end)
+        return None
+    finally:
+        end.close(linger=1000)
+        context.term()
+
+
+def _zeromq_server(case: Case, end: Any) -> Weights:
+    weights, present, updates = torch.zeros(case.parameters), case.workers, 0
+    update, answers = update_of(weights), dict[bytes, Tensor]()
+    while present:
+        worker, frame = end.recv_multipart(copy=False)
+        if not frame.buffer.nbytes:  # a worker that has done its share says so
+            present -= 1
+            continue
+        update(_tensor(frame.buffer))
+        updates += 1
+        answer = answers.setdefault(worker.bytes, torch.empty_like(weights))
+        answer.copy_(weights)  # which the library sends while others' gradients come
+        end.send_multipart([worker.bytes, answer.numpy().data], copy=False)
+    return extremes_after(updates, weights)
+
+
+def _zeromq_worker(case: Case, worker: int, end: Any) -> None:
+    gradient, pulled = torch.full((case.parameters,), GRADIENT), torch.zeros(case.parameters)
+
+    def round_trip() -> None:
+        end.send(gradient.numpy().data, copy=False)
+        pulled.copy_(_tensor(end.recv(copy=False).buffer))
+
+    until_time_is_up(case, worker, round_trip)
+    end.send(b"")
+
+
 # --- Ray ---
 
 
@@ -231,7 +293,7 @@ class RayWorker:
 
 def _tensor(array: Any) -> Tensor:
     """The tensor on an array's memory, which is only read."""
-    return torch.frombuffer(array.data, dtype=torch.float32)
+    return torch.frombuffer(getattr(array, "data", array), dtype=torch.float32)
 
 
 # --- ps-lite, and MXNet, which speaks it ---
@@ -338,6 +400,15 @@ def _of_torch(contender: Contender, package: str) -> Callable[[argparse.Namespac
     return make
 
 
+def _of_zeromq(curve: bool) -> Callable[[argparse.Namespace], Contender]:
+    def make(arguments: argparse.Namespace) -> Contender:
+        if find_spec("zmq") is None:
+            raise Missing("pyzmq is not installed")
+        return partial(zeromq, curve=curve)
+
+    return make
+
+
 def _of_ray(arguments: argparse.Namespace) -> Contender:
     if find_spec("ray") is None:
         raise Missing("ray is not installed")
@@ -364,6 +435,8 @@ def _of_ps_lite(arguments: argparse.Namespace) -> Contender:
 PEERS: dict[str, Callable[[argparse.Namespace], Contender]] = {
     "gloo": _of_torch(gloo, "torch.distributed"),
     "rpc": _of_torch(rpc, "torch.distributed.rpc"),
+    "zeromq": _of_zeromq(curve=False),
+    "zeromq-curve": _of_zeromq(curve=True),
     "ray": _of_ray,
     "mxnet": _of_mxnet,
     "ps-lite": _of_ps_lite,

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def kill(*names: str) -> None:
     """Kill the processes of this run with these names, without a warning."""
     for process in multiprocessing.active_children():
         if process.name.removeprefix("dssp-bench ") in names and process.pid:
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has died by itself
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def run_processes() -> list[str]:
