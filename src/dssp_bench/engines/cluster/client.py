@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ _HANDSHAKE_S = 10.0
 _CONNECT_S = 3.0
 _WELCOME_S = 20.0  # a gateway may wait for half as long until the server has a place
 _AGAIN_S = 0.2
-_SHARDS_KNOW_WITHIN_S = 20.0
+_SERVER_KNOWS_WITHIN_S = 20.0  # of who was lost, or who comes, and its shards too
 _LONGEST_WELCOME = 1 << 20
 _GREETING: Sizes = {Kind.WELCOME: at_most(_LONGEST_WELCOME), Kind.REFUSED: at_most(4096)}
 _log = logging.getLogger(__name__)
@@ -74,22 +74,26 @@ def join(
             _log.info("the run is over")
             return
         _log.warning("worker %d was given up; it comes back as a new one", number)
-        link.come(Hello(session=_new_session(), place=own_place))
+        insist_s = _SERVER_KNOWS_WITHIN_S if link.welcome["shards"] else 0.0  # if it was a shard that gave it up
+        link.come(Hello(session=_new_session(), place=own_place), insist_s)
 
 
 def _work_until_let_go(link: "_Link", assign: Callable[[Mapping[str, Any]], Assignment]) -> bool:
     """Whether the run is over; else this worker was given up. What goes wrong here the server hears too."""
     welcome = link.welcome
+    shards = [link.to(host, port) for host, port in welcome["shards"]]
     try:
         assignment = assign(welcome)
-        with closing(RemoteChannel([link, *_links_to_shards(link, welcome)])) as channel:
-            work(
-                WorkerJob(
-                    welcome["worker"], welcome["place"], channel, assignment.device, channel, assignment.layout,
-                    assignment.factory, assignment.threads, welcome["iterations"],
-                )
-            )  # fmt: skip
-            return channel.stopped
+        for shard in shards:  # who may hear a little later than we that we are to come
+            shard.come(Hello(session=_new_session(), place=welcome["worker"]), insist_s=_SERVER_KNOWS_WITHIN_S)
+        channel = RemoteChannel([link, *shards])
+        work(
+            WorkerJob(
+                welcome["worker"], welcome["place"], channel, assignment.device, channel, assignment.layout,
+                assignment.factory, assignment.threads, welcome["iterations"],
+            )
+        )  # fmt: skip
+        return channel.stopped
     except Unreachable:
         raise
     except DsspBenchError as error:
@@ -99,14 +103,9 @@ def _work_until_let_go(link: "_Link", assign: Callable[[Mapping[str, Any]], Assi
         failure = "".join(traceback.format_exception(error))
         link.tell(failure)
         raise WorkerFailed(failure) from error
-
-
-def _links_to_shards(link: "_Link", welcome: Mapping[str, Any]) -> "list[_Link]":
-    """Connections to all shards of the server, who may hear a little later than we that we are to come."""
-    links = [link.to(host, port) for host, port in welcome["shards"]]
-    for each in links:
-        each.come(Hello(session=_new_session(), place=welcome["worker"]), insist_s=_SHARDS_KNOW_WITHIN_S)
-    return links
+    finally:
+        for each in (link, *shards):
+            each.close()
 
 
 def _new_session() -> str:
@@ -241,11 +240,6 @@ class RemoteChannel(local.Channel):
         if not all(shard.receive() for shard in self._shards):
             return None
         return local.Message(local.Kind.GO, time.monotonic_ns() - round(head.real * 1e9))
-
-    def close(self) -> None:
-        """Hang up on everybody."""
-        for line in (self._server, *self._shards):
-            line.link.close()
 
 
 def _split(tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:

@@ -109,6 +109,12 @@ class Courier:
             self._over = True
             self._break()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its worker can hear it now."""
+        with self._news:
+            return (self._wire or self._next) is not None
+
     def join(self, timeout_s: float) -> None:
         """Wait until it has ended."""
         self._thread.join(timeout_s)

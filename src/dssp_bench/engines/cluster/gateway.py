@@ -132,7 +132,7 @@ class Gateway:
         self._listener.close()
         deadline = time.monotonic() + _FAREWELL_S
         for courier in couriers:
-            if courier.session is not None:  # its worker may be about to push, and hears afterwards that it is over
+            if courier.is_connected:  # its worker may be about to push, and hears afterwards that it is over
                 courier.join(max(0.0, deadline - time.monotonic()))
         for courier in couriers:
             courier.give_up()
