@@ -130,7 +130,7 @@ def test_nobody_is_replaced_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert (result.status, result.error) == ("finished", "")
     assert result.summary is not None
     assert result.summary["lost_workers"] == [1, 3, 4]
-    assert "worker 4 died, and has been replaced 2 times: no more" in caplog.messages
+    assert "worker 4 is lost, and was replaced 2 times: no more" in caplog.messages
 
 
 @pytest.mark.processes

@@ -135,7 +135,7 @@ def worker(
     from dssp_bench.cli.worker import work
 
     with _mistakes_shown():
-        work(join, place, patience)
+        raise typer.Exit(work(join, place, patience))
 
 
 @app.command()

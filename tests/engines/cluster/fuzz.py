@@ -499,7 +499,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=100_000, help="how many, if no seed is given (default: 100000)")
     parser.add_argument("--first-seed", type=int, default=None, help="where to begin (default: anywhere)")
     options: Any = parser.parse_args(arguments)
-    logging.getLogger("dssp_bench").setLevel(logging.ERROR)  # it warns of every worker that is given up
     first = SystemRandom().randrange(10**12) if options.first_seed is None else options.first_seed
     seeds = options.seeds or range(first, first + math.ceil(options.frames / FRAMES))
     print(f"seeds {seeds[0]} to {seeds[-1]}", flush=True)
@@ -507,4 +506,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("dssp_bench").setLevel(logging.ERROR)  # it warns of every worker that is given up
     sys.exit(main())

@@ -275,7 +275,7 @@ def test_a_worker_for_whom_there_is_no_use_any_more_says_so() -> None:
         play.station.expect(local.Kind.READY)
         play.gateway.give_up(0)
         assert isinstance(error := play.client.ended(), Refused)
-        assert str(error) == "place 0 is taken"
+        assert str(error) == "worker 0 was given up, and place 0 is taken"
         assert set(play.returned) == {0}
 
 

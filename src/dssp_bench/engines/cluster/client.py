@@ -73,9 +73,12 @@ def join(
         if _work_until_let_go(link, assign):
             _log.info("the run is over")
             return
-        _log.warning("worker %d was given up; it comes back as a new one", number)
+        _log.warning("worker %d was given up; coming back as a new one", number)
         insist_s = _SERVER_KNOWS_WITHIN_S if link.welcome["shards"] else 0.0  # if it was a shard that gave it up
-        link.come(Hello(session=_new_session(), place=own_place), insist_s)
+        try:
+            link.come(Hello(session=_new_session(), place=own_place), insist_s)
+        except Refused as error:
+            raise Refused(f"worker {number} was given up, and {error}") from error
 
 
 def _work_until_let_go(link: "_Link", assign: Callable[[Mapping[str, Any]], Assignment]) -> bool:

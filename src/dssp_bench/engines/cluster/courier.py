@@ -6,9 +6,7 @@ messages are numbered, each is taken once, and the answer to the latest one is s
 """
 
 import logging
-import os
 import select
-import socket
 import struct
 import threading
 import time
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from dssp_bench.core.errors import ProtocolViolation
 from dssp_bench.core.messages import WorkerId
-from dssp_bench.engines.cluster.wire import Head, Kind, Malformed, Sizes, Wire, at_most, exactly, raw
+from dssp_bench.engines.cluster.wire import DEAD_AFTER_S, Head, Kind, Malformed, Sizes, Wire, at_most, exactly, raw
 from dssp_bench.engines.delivery import Inbox, Ruling
 from dssp_bench.engines.local import channel as local
 
@@ -28,9 +26,7 @@ COMPUTED = struct.Struct("<q")
 """How many nanoseconds a push's computation took; they precede the gradient."""
 LONGEST_TEXT = 60_000
 _LONGEST_ITERATION_S = 1e9
-_SILENT_S = 4.0  # whose machine acknowledges nothing for so long is cut off, or has no power
 _LOOKS_EVERY_S = 0.25
-_HEARD = struct.Struct("=52x2I")  # in Linux's tcp_info: milliseconds since data and an acknowledgement came
 _ELSEWHERE = 0
 """The process number of a worker that runs on another machine."""
 _log = logging.getLogger(__name__)
@@ -145,13 +141,18 @@ class Courier:
                     with self._news:
                         self._wire = None
                         wire.close()
-                patience = max(0.0, self._reconnect_s - (0.0 if told else _SILENT_S))
+                patience = max(0.0, self._reconnect_s - (0.0 if told else DEAD_AFTER_S))
         finally:
             self._end()
 
     def _next_connection(self, within_s: float | None) -> tuple[Wire, int | None] | None:
+        deadline = None if within_s is None else time.monotonic() + within_s
         with self._news:
-            self._news.wait_for(lambda: self._next or self._over, within_s)
+            while not (self._next or self._over):
+                left_s = _LOOKS_EVERY_S if deadline is None else min(_LOOKS_EVERY_S, deadline - time.monotonic())
+                if left_s <= 0 or self._channel.has_ended():
+                    return None
+                self._news.wait(left_s)
             if self._next is None or self._over:
                 return None
             connection, self._next = self._next, None
@@ -180,8 +181,8 @@ class Courier:
         poll.register(self._channel, select.POLLIN)
         while True:
             news = poll.poll(1000 * _LOOKS_EVERY_S)
-            if not news and _silence(wire) > _SILENT_S:
-                raise TimeoutError(f"nothing was heard for {_SILENT_S:g} s")
+            if not news and wire.silence_s > DEAD_AFTER_S:
+                raise TimeoutError(f"nothing was heard for {DEAD_AFTER_S:g} s")
             for file, _ in news:
                 if not (self._from_worker(wire) if file == wire.fileno() else self._from_server(wire)):
                     return
@@ -249,17 +250,6 @@ class Courier:
         elif ruling is Ruling.REPEAT:
             self._answer(wire)
         return ruling
-
-
-def _silence(wire: Wire) -> float:
-    """Seconds since anything came from the other machine, whose system is asked every second if there is no news.
-
-    The system would notice a silence itself, but begins to count anew when there is something to send.
-    """
-    with socket.socket(fileno=os.dup(wire.fileno())) as end:
-        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _HEARD.size)
-    milliseconds: int = min(_HEARD.unpack(info))
-    return milliseconds / 1000
 
 
 def _check(head: Head) -> None:

@@ -21,11 +21,12 @@ from torch import Tensor
 
 _MAGIC = b"dsspb\x00\x00\x01"  # the last byte is the version of what follows
 _HEADER = struct.Struct("<8sBxxxxxxxqdQ")
+_HEARD = struct.Struct("=52x2I")  # in Linux's tcp_info: milliseconds since data and an acknowledgement came
 _NONCE = 32
 _PROOF = 32
 KEY_BYTES = 32
 _SCRATCH = 1 << 20
-_DEAD_AFTER_S = 4
+DEAD_AFTER_S = 4
 """A peer that acknowledges nothing for so long is gone; TCP asks it every second if there is nothing to send."""
 
 
@@ -91,6 +92,16 @@ class Wire:
     def fileno(self) -> int:
         """For polling."""
         return self._socket.fileno()
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since anything came from the other machine, whose system is asked every second if there is no news.
+
+        This system would close the connection itself, but counts anew from whatever it is given to send.
+        """
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _HEARD.size)
+        milliseconds: int = min(_HEARD.unpack(info))
+        return milliseconds / 1000
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -232,5 +243,5 @@ def _notice_silence(end: socket.socket) -> None:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _DEAD_AFTER_S - 1)
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _DEAD_AFTER_S)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, DEAD_AFTER_S - 1)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * DEAD_AFTER_S)

@@ -114,6 +114,12 @@ class Channel:
             return None
         return _unpacked(frame) if frame else None
 
+    def has_ended(self) -> bool:
+        """Whether the peer is gone or has hung up, although it may have left messages."""
+        poll = select.poll()
+        poll.register(self, 0)
+        return bool(poll.poll(0))
+
     def hang_up(self) -> None:
         """End the conversation; both ends find that the other is gone."""
         self._socket.shutdown(socket.SHUT_RDWR)

@@ -34,6 +34,7 @@ class Leases:
         self._processes: dict[WorkerId, int] = {}
         self._at_least: dict[WorkerId, Nanoseconds] = {}
         self._began: dict[WorkerId, Nanoseconds] = {}
+        self._expected: set[WorkerId] = set()
         self._took: dict[WorkerId, deque[Nanoseconds]] = {}
         self._looked_at: Nanoseconds = 0
 
@@ -51,6 +52,7 @@ class Leases:
         self.watch(worker, pid, 0.0)
         self._at_least[worker] = round(within_s * SECOND)
         self._began[worker] = at
+        self._expected.add(worker)
 
     def begin(self, worker: WorkerId, at: Nanoseconds) -> None:
         """The worker begins an iteration."""
@@ -64,6 +66,7 @@ class Leases:
     def forget(self, worker: WorkerId) -> None:
         """The worker has left."""
         self._began.pop(worker, None)
+        self._expected.discard(worker)
         if (process := self._processes.pop(worker, None)) is not None:
             os.close(process)
 
@@ -82,7 +85,10 @@ class Leases:
         del self._began[worker]  # it is told once
         process = self._processes.get(worker)
         end = "given up" if process is None else "killed"
-        _log.warning("worker %d has been busy for %.0f s and is taken to hang; it is %s", worker, computed_s, end)
+        if worker in self._expected:
+            _log.warning("worker %d was not ready after %.0f s; it is %s", worker, computed_s, end)
+        else:
+            _log.warning("worker %d has been busy for %.0f s and is taken to hang; it is %s", worker, computed_s, end)
         if process is None:
             self._hang_up(worker)
             return

@@ -440,10 +440,12 @@ class _Server:
         if job.on_worker_loss == "stop":
             raise WorkerFailed(f"worker {worker} died; on_worker_loss=continue lets the others go on")
         if job.on_worker_loss == "continue":
+            _log.warning("worker %d is lost; the others go on", worker)
             return False
         if self._restarts[place] >= job.options.restarts:
-            _log.warning("worker %d died, and has been replaced %d times: no more", worker, self._restarts[place])
+            _log.warning("worker %d is lost, and was replaced %d times: no more", worker, self._restarts[place])
             return False
+        _log.warning("worker %d is lost; another takes its place", worker)
         return self._ask_for_replacement(worker)
 
     def _ask_for_replacement(self, worker: WorkerId) -> bool:
