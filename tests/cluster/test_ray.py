@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from dssp_bench.records.reader import RunRecords
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # what Ray's own code warns of
 FAST, SLOW = "fast_machine", "slow_machine"
 WITHIN_S = 90
+SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 
 class Nodes:
@@ -24,14 +25,15 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {FAST: 2}})
-        self._cluster.add_node(num_cpus=1)
+        self._cluster = Cluster(initialize_head=True, head_node_args={**SMALL, "resources": {FAST: 2}})
+        self._cluster.add_node(**SMALL)
         self.add_slow()
         self.address = str(self._cluster.address)
 
     def add_slow(self) -> None:
-        """One more node."""
-        self._slow = self._cluster.add_node(num_cpus=1, resources={SLOW: 2})
+        """One more node, when no dead one is taken for alive any more."""
+        self._cluster.wait_for_nodes()
+        self._slow = self._cluster.add_node(**SMALL, resources={SLOW: 2})
 
     def remove_slow(self) -> None:
         """Have a node die with all that is on it."""
@@ -53,12 +55,15 @@ def nodes() -> Iterator[Nodes]:
 class Driver:
     """`dssp-bench run engine=cluster` in a process of its own."""
 
+    started: ClassVar[list["Driver"]] = []
+
     def __init__(self, nodes: Nodes, runs_dir: Path, *overrides: str) -> None:
         command = [sys.executable, "-m", "dssp_bench.cli.main", "run", "engine=cluster", "tracking.mlflow=false"]
         command += [f"engine.address={nodes.address}", "tracking.figures=false", f"runs_dir={runs_dir}", *overrides]
         self._runs_dir = runs_dir
         self._said: list[str] = []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.started.append(self)
 
     def wait_for_pushes(self) -> None:
         """Until the workers work."""
@@ -75,6 +80,19 @@ class Driver:
         self.said = "".join(self._said) + rest
         (folder,) = (path for path in self._runs_dir.iterdir() if (path / "config.yaml").exists())
         return RunRecords(folder)
+
+
+    def give_up(self) -> None:
+        """Where a test has failed, the run need not go on."""
+        self._process.terminate()
+        self._process.communicate(timeout=WITHIN_S)
+
+
+@pytest.fixture(autouse=True)
+def _no_driver_outlives_its_test() -> Iterator[None]:
+    yield
+    while Driver.started:
+        Driver.started.pop().give_up()
 
 
 def summary_of(driver: Driver) -> dict[str, Any]:
@@ -129,7 +147,7 @@ def test_runs_share_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_started_again_where_it_may_be(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=restart", "stop.epochs=15")
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=restart", "stop.epochs=6")
     driver.wait_for_pushes()
     os.kill(min(workers_of_ray()), signal.SIGKILL)
     summary = summary_of(driver)
@@ -150,7 +168,7 @@ def test_a_shard_whose_node_dies_fails_the_run(nodes: Nodes, tmp_path: Path) -> 
 
 
 def test_when_a_node_dies_its_workers_are_lost_and_the_others_go_on(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, SLOW, FAST, SLOW), "on_worker_loss=continue", "stop.epochs=20")
+    driver = Driver(nodes, tmp_path, on(FAST, SLOW, FAST, SLOW), "on_worker_loss=continue", "stop.epochs=8")
     driver.wait_for_pushes()
     nodes.remove_slow()
     summary = summary_of(driver)
@@ -160,7 +178,7 @@ def test_when_a_node_dies_its_workers_are_lost_and_the_others_go_on(nodes: Nodes
 
 
 def test_a_worker_that_hangs_is_given_up_and_ended(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=continue", "stop.epochs=15", "engine.lease_s=1")
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=continue", "stop.epochs=6", "engine.lease_s=1")
     driver.wait_for_pushes()
     os.kill(min(workers_of_ray()), signal.SIGSTOP)
     summary = summary_of(driver)

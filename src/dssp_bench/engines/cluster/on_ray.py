@@ -28,6 +28,7 @@ Work = Callable[[tuple[str, int], bytes, WorkerId | None, float], None]
 """What a worker does: address, key, place, and how long it tries to reach the server."""
 _PATIENCE_S = 60.0
 _LOOKS_EVERY_S = 0.2
+_STORE_BYTES = 100_000_000  # near the least that Ray takes: nothing of ours goes through it
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +79,8 @@ def _connect(address: str) -> None:
             except ConnectionError:
                 if address != "auto":
                     raise
-        ray.init(address="local", include_dashboard=False, **options)  # with a token, or whoever comes runs code
+        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        ray.init(address="local", **options)  # which asks for a token, or whoever comes would run code
         with suppress(OSError):
             (Path.home() / ".ray" / "auth_token").chmod(0o600)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
