@@ -81,7 +81,6 @@ class Driver:
         (folder,) = (path for path in self._runs_dir.iterdir() if (path / "config.yaml").exists())
         return RunRecords(folder)
 
-
     def give_up(self) -> None:
         """Where a test has failed, the run need not go on."""
         self._process.terminate()

@@ -4,7 +4,7 @@ import multiprocessing
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dssp_bench.core.errors import ConfigurationError, WorkerFailed
 from dssp_bench.experiment.cluster import KEY_VARIABLE
 from dssp_bench.experiment.elsewhere import work_for
 from dssp_bench.experiment.run import RunResult, resume, run
+from dssp_bench.experiment.spec import ConfigurationErrors
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import PARADIGMS, spec, troubled
 from tests.experiment.watching import Watched, kill, run_processes
@@ -60,13 +61,17 @@ def workers(port: int, key: str, count: int) -> Iterator[None]:
             process.join()
 
 
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as server:
-        return int(server.getsockname()[1])
+def free_port(in_a_row: int = 1) -> int:
+    while True:
+        with socket.create_server((HOST, 0)) as server, suppress(OSError), ExitStack() as others:
+            port = int(server.getsockname()[1])
+            for number in range(1, in_a_row):
+                others.enter_context(socket.create_server((HOST, port + number)))
+            return port
 
 
 def clustered(runs_dir: Path, key: str, paradigm: str, shards: int = 1, **changes: Any) -> RunResult:
-    port, watched = free_port(), changes.pop("watched", None)
+    port, watched = free_port(shards), changes.pop("watched", None)
     of = spec(runs_dir, paradigm, "cluster", {"port": port, "shards": shards}, **changes)
     with workers(port, key, len(of.cluster.workers)):
         return run(of, [watched] if watched else [])
@@ -98,24 +103,62 @@ def test_with_shards_every_paradigm_ends_with_everyones_share_and_replays(
     assert (again.status, again.error) == ("finished", "")
 
 
-def test_a_killed_shard_fails_the_run_which_then_goes_on_to_the_same_weights(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(("paradigm", "cluster"), [("asp", ALONE), ("bsp", THREE)])
+def test_a_killed_shard_fails_the_run_which_then_goes_on_to_the_same_weights(
+    paradigm: str, cluster: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    count = len(cluster["workers"])
     changes: dict[str, Any] = {
-        "cluster": ALONE, "model": troubled(pause_s=0.01), "stop": {"pushes": 100}, "checkpoint": {"every_s": 0.1}
+        "cluster": cluster, "model": troubled(pause_s=0.01), "stop": {"pushes": 50 * count},
+        "checkpoint": {"every_s": 0.1},
     }  # fmt: skip
-    expected = weights(run(spec(tmp_path, "asp", "local", **changes)))
-    watched = Watched(lambda: kill("shard 1"), after_pushes=40)
-    result = clustered(tmp_path, key, "asp", shards=2, watched=watched, **changes)
+    expected = weights(run(spec(tmp_path, paradigm, "local", **changes)))
+    watched = Watched(lambda: kill("shard 1"), after_pushes=20 * count)
+    result = clustered(tmp_path, key, paradigm, shards=2, watched=watched, **changes)
     assert (result.status, result.error) == ("failed", "server shard 1 died")
-    port = spec_port(result.folder)
-    with workers(port, key, 1):
+    with workers(int(RunRecords(result.folder).config["engine"]["port"]), key, count):
         resumed = resume(result.folder)
     assert weights(resumed) == expected
     assert resumed.summary is not None
     assert resumed.summary["resumed"][0]["after_pushes"] > 0
 
 
-def spec_port(folder: Path) -> int:
-    return int(RunRecords(folder).config["engine"]["port"])
+def test_with_shards_a_worker_that_died_is_replaced_by_the_next_that_comes(tmp_path: Path, key: str) -> None:
+    context = multiprocessing.get_context("forkserver")
+    port = free_port(3)
+    crew = [context.Process(target=_worker, args=(port, key), name="elsewhere") for _ in range(4)]
+
+    def replace_one() -> None:
+        crew[0].kill()
+        crew[3].start()
+
+    for process in crew[:3]:
+        process.start()
+    try:
+        of = spec(
+            tmp_path, "ssp", "cluster", {"port": port, "shards": 3, "reconnect_s": 0.2}, cluster=THREE,
+            model=troubled(pause_s=0.01), stop={"pushes": 150}, on_worker_loss="restart",
+        )  # fmt: skip
+        result = run(of, [Watched(replace_one, after_pushes=30)])
+    finally:
+        for process in crew:
+            process.join(PATIENCE_S)
+    assert weights(result)
+    assert result.summary is not None
+    (lost,) = result.summary["lost_workers"]
+    assert result.summary["replacements"] == {"3": lost}
+    pushes = RunRecords.open(result.folder).pushes["worker"].value_counts()
+    assert pushes[3] > 0
+    assert pushes.sum() == 150
+
+
+def test_each_shard_needs_the_port_that_follows(tmp_path: Path, key: str) -> None:
+    port = free_port(2)
+    with socket.create_server((HOST, port + 1)), pytest.raises(ConfigurationError, match=f"{port + 1} cannot be"):
+        run(spec(tmp_path, "asp", "cluster", {"port": port, "shards": 2}, cluster=ALONE))
+    with pytest.raises(ConfigurationErrors, match="65535 is the last there is"):
+        spec(tmp_path, "asp", "cluster", {"port": 65_535, "shards": 2})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", ["", "abc", "zz" * 32, "ab" * 31])

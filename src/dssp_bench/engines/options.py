@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+_PORTS = 65_536
 
 
 def _expands(path: str) -> str:
@@ -20,7 +22,7 @@ def _expands(path: str) -> str:
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, where an IPv6 address stands in brackets. Raises ValueError."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port[:6]) < 65_536:
+    if not host or not port.isdecimal() or not 0 < int(port[:6]) < _PORTS:
         raise ValueError(f"must be HOST:PORT, got {text[:60]!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
@@ -73,15 +75,23 @@ class ClusterOptions(LocalOptions):
     there is none), `local` (always one of its own), or `HOST:PORT`. `launcher: join` waits for workers that are started
     by other means, with `dssp-bench worker`. They come in at `host` and `port`; `auto` and 0 choose. A connection that
     breaks may be replaced within `reconnect_s`; then its worker is taken to be lost. The weights are split over
-    `shards` processes of the server, each with a port of its own.
+    `shards` processes of the server, each with a port of its own: those that follow `port`.
     """
 
     launcher: Literal["ray", "join"] = "ray"
     address: Annotated[str, AfterValidator(_is_address)] = "auto"
     host: Annotated[str, Field(min_length=1, max_length=255)] = "auto"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    port: Annotated[int, Field(ge=0, lt=_PORTS)] = 0
     reconnect_s: Annotated[float, Field(ge=0, le=86_400)] = 2.0
     shards: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @field_validator("shards")
+    @classmethod
+    def _have_ports(cls, shards: int, info: ValidationInfo) -> int:
+        port = info.data.get("port", 0)
+        if port and port + shards > _PORTS:
+            raise ValueError(f"{shards} shards take the ports from {port} on, and {_PORTS - 1} is the last there is")
+        return shards
 
 
 class ReplayOptions(_Options):

@@ -60,7 +60,10 @@ def run_on_cluster(
 def check_cluster(options: ClusterOptions) -> None:
     """Refuse what cannot work before anything is started. Raises ConfigurationError."""
     if options.host != "auto" or options.port:
-        listener(own_address() if options.host == "auto" else options.host, options.port).close()
+        host = own_address() if options.host == "auto" else options.host
+        shards_here = options.shards if options.port and options.launcher == "join" else 1
+        for number in range(shards_here):
+            listener(host, options.port + number).close()
     if options.launcher == "join":
         shared_key()
     elif importlib.util.find_spec("ray") is None:

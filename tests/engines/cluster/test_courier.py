@@ -12,7 +12,7 @@ import pytest
 from dssp_bench.engines.cluster.courier import COMPUTED, LONGEST_TEXT, Courier
 from dssp_bench.engines.cluster.wire import Kind, Sizes, Wire, at_most, exactly
 from dssp_bench.engines.local import channel as local
-from tests.engines.cluster.parties import DEADLINE_S, HOST, PARAMETERS, STATISTICS, NothingLeft, Station
+from tests.engines.cluster.parties import DEADLINE_S, HOST, PARAMETERS, STATISTICS, NothingLeft, Station, wait_for
 
 SLOT = 4 * (PARAMETERS + STATISTICS)
 FROM_SERVER: Sizes = {Kind.WELCOME: at_most(1000), Kind.GO: exactly(4 * PARAMETERS), Kind.STOP: exactly(0)}
@@ -210,6 +210,7 @@ def test_a_stop_that_was_said_meanwhile_waits_for_the_worker(stage: Stage) -> No
     stage.station.expect(local.Kind.PUSH)
     worker.close()
     stage.greeted(taken=1, unanswered=1).close()
+    wait_for(lambda: not stage.courier.is_connected, or_else="the courier does not notice that its worker has gone")
     stage.station.dismiss()
     assert stage.greeted(taken=1, unanswered=1).receive(FROM_SERVER).kind is Kind.STOP
 

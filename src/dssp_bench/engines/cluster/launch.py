@@ -29,8 +29,8 @@ class Launcher(Protocol):
     def end(self, place: WorkerId) -> None:
         """The worker at this place is of no more use."""
 
-    def shards(self, count: int) -> list[tuple[str, int]]:
-        """Addresses of so many server shards on other machines; none if they are to be on the server's."""
+    def shards(self, ports: Sequence[int]) -> list[tuple[str, int]]:
+        """Addresses of server shards on other machines, at these ports; none if they are to be on the server's."""
 
     def close(self) -> None:
         """End all workers and shards; called once, whatever happened."""
@@ -45,7 +45,7 @@ class Nobody:
     def end(self, place: WorkerId) -> None:
         """They go by themselves."""
 
-    def shards(self, count: int) -> list[tuple[str, int]]:
+    def shards(self, ports: Sequence[int]) -> list[tuple[str, int]]:
         """Nobody starts them elsewhere."""
         return []
 
@@ -63,6 +63,11 @@ class Door:
     welcome: dict[str, Any] = field(repr=False)
     reconnect_s: float
     shards: int = 1
+
+    @property
+    def shard_ports(self) -> list[int]:
+        """Where workers come in to the other shards: the ports that follow, or any that are free if that may be any."""
+        return [self.port and self.port + number for number in range(1, self.shards)]
 
 
 class ClusterRun(LocalRun):
@@ -113,7 +118,7 @@ class ClusterRun(LocalRun):
         self._port = entrance.getsockname()[1]
         self._gateway = Gateway(entrance, door.key, door.welcome, door.reconnect_s, self._on_return, self._on_end)
         self._launcher = self._make_launcher(self.port, self._gateway.give_up)
-        self._elsewhere = self._launcher.shards(door.shards - 1)
+        self._elsewhere = self._launcher.shards(door.shard_ports)
         super()._start()
         here: list[tuple[str, int]] = []
         for number, job in enumerate(self._shard_jobs, start=1):
@@ -136,7 +141,9 @@ class ClusterRun(LocalRun):
         meetings = []
         weights = initial.views()[0]
         door, optimizer = self._door, self._job.optimizer
-        for number, part in enumerate(parts(weights.numel(), door.shards)[1:]):
+        for number, (part, port) in enumerate(
+            zip(parts(weights.numel(), door.shards)[1:], door.shard_ports, strict=True)
+        ):
             here, there = channel_pair()
             exchange = SharedTensors([((len(part),), torch.float32)])
             memory = ShardPart(part, initial, snapshots, exchange)
@@ -145,7 +152,7 @@ class ClusterRun(LocalRun):
                 address = self._elsewhere[number]
                 self._envoys.append(Envoy(address, door.key, there, memory.views(), door.reconnect_s, optimizer))
             else:
-                entrance = ShardDoor(listener(door.host, 0), door.key, door.reconnect_s, optimizer)
+                entrance = ShardDoor(listener(door.host, port), door.key, door.reconnect_s, optimizer)
                 self._shard_jobs.append(ShardJob(there, memory, entrance))
         return meetings
 

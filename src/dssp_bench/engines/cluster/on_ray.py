@@ -104,9 +104,9 @@ class _Host:
 class _ShardHost:
     """A process of Ray's in which a server shard lives."""
 
-    def address(self) -> tuple[str, int]:
+    def address(self, port: int) -> tuple[str, int]:
         """Where the server and workers come in."""
-        self._listener = listener(ray.util.get_node_ip_address(), 0)
+        self._listener = listener(ray.util.get_node_ip_address(), port)
         host, port = self._listener.getsockname()[:2]
         return str(host), int(port)
 
@@ -162,15 +162,16 @@ class RayLauncher:
         if host is not None and not self._closed.is_set():
             ray.kill(host, no_restart=True)
 
-    def shards(self, count: int) -> list[tuple[str, int]]:
-        """Addresses of so many server shards, each on a node that has the resources of the layout's server."""
+    def shards(self, ports: Sequence[int]) -> list[tuple[str, int]]:
+        """Addresses of server shards at these ports, each on a node that has the resources of the layout's server."""
         resources = dict(self._layout.server.resources)
         wanted = {"num_cpus": resources.pop("CPU", 0.0), "num_gpus": resources.pop("GPU", 0.0), "resources": resources}
-        if count:
+        if ports:
             _warn_if_nobody_has(wanted, "a server shard")
-        self._shards = [_ShardHost.options(scheduling_strategy="SPREAD", **wanted).remote() for _ in range(count)]  # type: ignore[attr-defined]
+        self._shards = [_ShardHost.options(scheduling_strategy="SPREAD", **wanted).remote() for _ in ports]  # type: ignore[attr-defined]
         try:
-            addresses = ray.get([shard.address.remote() for shard in self._shards], timeout=self._startup_timeout_s)
+            asked = [shard.address.remote(port) for shard, port in zip(self._shards, ports, strict=True)]
+            addresses = ray.get(asked, timeout=self._startup_timeout_s)
         except RayError as error:
             raise DsspBenchError(f"no server shards: {str(error).strip().splitlines()[-1]}") from error
         for shard in self._shards:
