@@ -13,11 +13,11 @@ each does not count, nor do the first iterations of all. `driver's cores` is the
 per second of training; with as many workers as cores, it has none of its own.
 
 `startup`: what `dssp-bench run` with its default configuration takes besides training, which is the run's own time from
-the first release to the last push; in a new folder of runs, where MLflow has to make its database, and again in the
-same; with the CPU time of all its processes, which hardly suffers from what else the machine does. Then, under a
-stopwatch, where the seconds go, from the start of the command to its end: each part without those within it. The
-server's process and the workers import torch while the command imports its own packages and reads the data, so
-`processes` is only what is left to wait for.
+the first release to the last push; in a new folder of runs, where MLflow has to make its database, again in the same,
+and on a Ray cluster that the run begins and ends itself, if Ray is installed; with the CPU time of all its processes,
+which hardly suffers from what else the machine does. Then, under a stopwatch, where the seconds go, from the start of
+the command to its end: each part without those within it. The server's process and the workers import torch while the
+command imports its own packages and reads the data, so `processes` is only what is left to wait for.
 
 Prints one JSON line per case, and tables.
 """
@@ -34,9 +34,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -225,11 +226,14 @@ def startup(repeats: int) -> None:
     from _report import case, table
 
     _adopt_orphans()
-    wholes: dict[str, list[dict[str, float]]] = {"in a new folder": [], "again": []}
+    ways: dict[str, list[str]] = {"in a new folder": [], "again": []}
+    if find_spec("ray"):
+        ways["on a Ray of its own"] = ["engine=cluster", "engine.address=local"]
+    wholes: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     parts: list[dict[str, tuple[float, float]]] = []
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-            measured = {way: _whole(folder) for way in wholes}
+            measured = {way: _whole(folder, overrides) for way, overrides in ways.items()}
         if repeat:  # the first time warms the file system up
             parts.append(_parts())
             for way, whole in measured.items():
@@ -255,12 +259,14 @@ def _adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _whole(runs_dir: str) -> dict[str, float]:
+def _whole(runs_dir: str, overrides: Sequence[str]) -> dict[str, float]:
     """Seconds of one command, and of the CPU in all of its processes."""
     from compare import children_cpu_s
 
     used, began = children_cpu_s(), time.monotonic()
-    took = _carried_out([sys.executable, "-m", "dssp_bench.cli.main", "run", f"runs_dir={runs_dir}"]) - began
+    took = (
+        _carried_out([sys.executable, "-m", "dssp_bench.cli.main", "run", f"runs_dir={runs_dir}", *overrides]) - began
+    )
     training = _training(runs_dir)[0]
     return {"outside training": took - training, "training": training, "CPU": children_cpu_s() - used}
 
@@ -343,7 +349,7 @@ MEASURED = {
     "dssp_bench.cli.run": {"launch": "Hydra", "JobRunner.run": "rest", "make_spec": "specification"},
     "dssp_bench.experiment.run": {"environment": "environment", "summarise": "summary", "complete": "summary"},
     "dssp_bench.engines.local.launch": {"LocalRun.__enter__": "processes", "LocalRun.close": "end of processes"},
-    "dssp_bench.experiment.local": {"_Conversation.to_the_end": "conversation"},
+    "dssp_bench.experiment.local": {"Conversation.to_the_end": "conversation"},
     "dssp_bench.tasks.data.digits": {"Digits.load": "data"},
     "dssp_bench.experiment.mlflow_log": {
         "MlflowLog.start": "MLflow, start", "MlflowLog.records": "MLflow, records", "MlflowLog.finish": "MLflow, end"

@@ -212,18 +212,32 @@ def _zeromq_worker(case: Case, worker: int, end: Any) -> None:
 # --- Ray ---
 
 
-def ray(case: Case) -> Generator[Processes, None, list[Weights]]:
-    """An actor that is the server, called by actors that are workers; arrays go through Ray's shared object store."""
+def ray(case: Case, worker_nodes: int = 0) -> Generator[Processes, None, list[Weights]]:
+    """An actor that is the server, called by actors that are workers; arrays go through Ray's shared object store.
+
+    With nodes of their own for workers, made on this machine too, arrays go from one node's store to another's.
+    """
     cluster: Any = import_module("ray")
     # Else every object of the first seconds lies on pages that the kernel has yet to make.
     os.environ["RAY_preallocate_plasma_memory"] = "1"  # noqa: SIM112 (its name)
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}}
-    cluster.init(
-        num_cpus=case.workers + 1, include_dashboard=False, _node_ip_address="127.0.0.1", runtime_env=here,
-        log_to_driver=False, logging_level="error", object_store_memory=_store_bytes(case),
-    )  # fmt: skip
+    head: dict[str, Any] = {
+        "include_dashboard": False, "object_store_memory": _store_bytes(case, case.workers),
+        "resources": {"server": 1.0},
+    }  # fmt: skip
+    driver: dict[str, Any] = {"runtime_env": here, "log_to_driver": False, "logging_level": "error"}
+    nodes = None
+    if worker_nodes:
+        nodes = import_module("ray.cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **head})
+        for _ in range(worker_nodes):
+            workers_there = -(-case.workers // worker_nodes)
+            nodes.add_node(num_cpus=workers_there, object_store_memory=_store_bytes(case, workers_there))
+        cluster.init(address=nodes.address, **driver)
+    else:
+        cluster.init(num_cpus=case.workers + 1, _node_ip_address="127.0.0.1", **head, **driver)
     try:
-        server = cluster.remote(num_cpus=1)(RayServer).remote(case.parameters)
+        server = cluster.remote(num_cpus=1, resources={"server": 1.0})(RayServer).remote(case.parameters)
+        cluster.get(server.number.remote())  # so that no worker takes its place
         workers = [cluster.remote(num_cpus=1)(RayWorker).remote(case, worker) for worker in range(case.workers)]
         numbers = cluster.get([actor.number.remote() for actor in (server, *workers)])
         unfinished = [worker.work.remote(server) for worker in workers]
@@ -236,11 +250,13 @@ def ray(case: Case) -> Generator[Processes, None, list[Weights]]:
         raise ContenderFailed(str(error)) from error
     finally:
         cluster.shutdown()
+        if nodes:
+            nodes.shutdown()
 
 
-def _store_bytes(case: Case) -> int:
+def _store_bytes(case: Case, workers: int) -> int:
     """Room for a few vectors on the way from and to everybody."""
-    return max(500_000_000, 8 * (case.workers + 1) * 4 * case.parameters)
+    return max(500_000_000, 8 * (workers + 1) * 4 * case.parameters)
 
 
 class RayServer:
@@ -409,10 +425,13 @@ def _of_zeromq(curve: bool) -> Callable[[argparse.Namespace], Contender]:
     return make
 
 
-def _of_ray(arguments: argparse.Namespace) -> Contender:
-    if find_spec("ray") is None:
-        raise Missing("ray is not installed")
-    return ray
+def _of_ray(worker_nodes: int) -> Callable[[argparse.Namespace], Contender]:
+    def make(arguments: argparse.Namespace) -> Contender:
+        if find_spec("ray") is None:
+            raise Missing("ray is not installed")
+        return partial(ray, worker_nodes=worker_nodes)
+
+    return make
 
 
 def _of_mxnet(arguments: argparse.Namespace) -> Contender:
@@ -437,7 +456,8 @@ PEERS: dict[str, Callable[[argparse.Namespace], Contender]] = {
     "rpc": _of_torch(rpc, "torch.distributed.rpc"),
     "zeromq": _of_zeromq(curve=False),
     "zeromq-curve": _of_zeromq(curve=True),
-    "ray": _of_ray,
+    "ray": _of_ray(worker_nodes=0),
+    "ray-nodes": _of_ray(worker_nodes=2),
     "mxnet": _of_mxnet,
     "ps-lite": _of_ps_lite,
 }

@@ -14,30 +14,24 @@ import pytest
 from dssp_bench.records.reader import RunRecords
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # what Ray's own code warns of
-FAST, SLOW = "fast_machine", "slow_machine"
+FAST, SLOW, OTHER = "fast_machine", "slow_machine", "other_machine"
 WITHIN_S = 90
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 
 class Nodes:
-    """A head and two nodes, which differ in what they offer."""
+    """A head and two nodes, which differ in what they offer; each of the two may die once."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={**SMALL, "resources": {FAST: 2}})
-        self._cluster.add_node(**SMALL)
-        self.add_slow()
+        self._nodes = {name: self._cluster.add_node(**SMALL, resources={name: 2}) for name in (SLOW, OTHER)}
         self.address = str(self._cluster.address)
 
-    def add_slow(self) -> None:
-        """One more node, when no dead one is taken for alive any more."""
-        self._cluster.wait_for_nodes()
-        self._slow = self._cluster.add_node(**SMALL, resources={SLOW: 2})
-
-    def remove_slow(self) -> None:
-        """Have a node die with all that is on it."""
-        self._cluster.remove_node(self._slow, allow_graceful=False)
+    def lose(self, name: str) -> None:
+        """Have the node die that offers this, with all that is on it."""
+        self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
 
     def shutdown(self) -> None:
         """End all nodes."""
@@ -157,19 +151,18 @@ def test_a_killed_worker_is_started_again_where_it_may_be(nodes: Nodes, tmp_path
 
 
 def test_a_shard_whose_node_dies_fails_the_run(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, FAST), f"+cluster.server.resources={{{SLOW}: 1}}", "engine.shards=2")
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), f"+cluster.server.resources={{{OTHER}: 1}}", "engine.shards=2")
     driver.wait_for_pushes()
-    nodes.remove_slow()
+    nodes.lose(OTHER)
     summary = summary_of(driver)
     assert (summary["status"], summary["error"]) == ("failed", "server shard 1 died")
     wait_until_nobody_works()
-    nodes.add_slow()
 
 
 def test_when_a_node_dies_its_workers_are_lost_and_the_others_go_on(nodes: Nodes, tmp_path: Path) -> None:
     driver = Driver(nodes, tmp_path, on(FAST, SLOW, FAST, SLOW), "on_worker_loss=continue", "stop.epochs=8")
     driver.wait_for_pushes()
-    nodes.remove_slow()
+    nodes.lose(SLOW)
     summary = summary_of(driver)
     assert summary["status"] == "finished"
     assert sorted(summary["lost_workers"]) == [1, 3]

@@ -37,6 +37,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(time, "monotonic_ns", machine.monotonic_ns)
     monkeypatch.setattr(os, "pread", machine.pread)
     monkeypatch.setattr(os, "open", lambda *_: 99)
+    monkeypatch.setattr(os, "close", lambda _: None)
     return machine
 
 

@@ -82,6 +82,11 @@ class Outbox:
         self._answered = True
 
     @property
+    def latest(self) -> int:
+        """The number of the latest message, -1 if there is none yet."""
+        return self._latest
+
+    @property
     def unanswered(self) -> int | None:
         """The number of the message to repeat, if there is one."""
         return None if self._answered else self._latest

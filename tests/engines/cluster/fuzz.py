@@ -234,16 +234,15 @@ class _Game:
             self._bare = socket.create_connection(listener.getsockname(), DEADLINE_S)
             self._there, _ = listener.accept()
         self._bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # so that what is sent is there
-        unanswered = self._random.choice([None, self._taken, self._taken, self._taken + 1, 0, 1 << 80])
-        unanswered = None if unanswered is not None and unanswered < 0 else unanswered
-        assert self._courier.attach(Wire(self._there), unanswered)
+        latest = self._random.choice([None, self._taken, self._taken, self._taken + 1, -1, 0, 1 << 80])
+        assert self._courier.attach(Wire(self._there), latest)
         if former:
             assert rest(former) == b"", "something came over a connection that was replaced"
             former.close()
         kind, _, size = self._header()
         assert kind == Kind.WELCOME
         assert json.loads(self._read(size))["taken"] == self._taken
-        if self._answer_waits or (unanswered == self._taken and self._answered):
+        if self._answer_waits or (latest == self._taken and self._answered):
             self._expect_answer()
         self._answer_waits = False
         self._counts["connections"] += 1
@@ -451,7 +450,7 @@ def _wrong_hello(random: Random) -> bytes:
             b"[" * deep, b'{"session":' * (deep // 3), b"9" * deep, b"\xff" * deep, random.randbytes(deep), b"",
             json.dumps(_ENOUGH | {"place": random.choice([-1, 0.0, "0", True, [], {}, 1e999])}).encode(),
             json.dumps(_ENOUGH | {"session": random.choice(["", "x" * 65, None, 5, [_SESSION]])}).encode(),
-            json.dumps(_ENOUGH | {"unanswered": random.choice([-1, 0.5, "0", True])}).encode(),
+            json.dumps(_ENOUGH | {"latest": random.choice([-2, 0.5, "0", True])}).encode(),
             json.dumps(_ENOUGH | {random.choice(["key", "Session", ""]): 0}).encode(),
         ]
     )  # fmt: skip

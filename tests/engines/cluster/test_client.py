@@ -4,7 +4,7 @@ import itertools
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from random import Random
 from typing import Any
@@ -18,7 +18,6 @@ from dssp_bench.engines.cluster import gateway as gateway_module
 from dssp_bench.engines.cluster.client import Refused, join
 from dssp_bench.engines.cluster.wire import KEY_BYTES
 from dssp_bench.engines.local import channel as local
-from dssp_bench.engines.local import processes
 from tests.engines.cluster.parties import DEADLINE_S, HOST, KEY, Client, Entrance, NothingLeft, Station, wait_for
 from tests.engines.cluster.proxy import UNHARMED, End, Fate, Passed, Proxy, Way
 
@@ -27,20 +26,13 @@ HANDSHAKE: Mapping[Way, list[int]] = {"up": [32, 32], "down": [8, 32, 32]}
 PUSHES = 3
 
 
-class WallClock:
-    """Stands in for a thread's own time, which keeps a file open for as long as its process lives."""
-
-    def now(self) -> int:
-        return 0
-
-
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_S", 0.002)
+    monkeypatch.setattr(module, "_SERVER_KNOWS_WITHIN_S", 0.5)
     monkeypatch.setattr(gateway_module, "_RETURN_S", 0.01)
     monkeypatch.setattr(gateway_module, "_ASK_EVERY_S", 0.01)
     monkeypatch.setattr(gateway_module, "_FAREWELL_S", 0.05)
-    monkeypatch.setattr(processes, "OwnTime", WallClock)
 
 
 class Play:
@@ -161,22 +153,44 @@ def serve_with_shard(server: Station, shard: Station, pushes: int) -> None:
     server.dismiss()
 
 
+class Sharded:
+    """A play whose server has a shard, perhaps behind a proxy."""
+
+    def __init__(self, *fates: Fate) -> None:
+        self._held = ExitStack()
+        self.entrance = Entrance()
+        self._held.callback(self.entrance.close)
+        self.shard = Station(parameters=50, statistics=0)
+        self._held.callback(self.shard.close)
+        self.entrance.expect(self.shard.seat)
+        self.entrance.open()
+        self.proxy = self._held.enter_context(Proxy(self.entrance.port, fates))
+        self.play = self._held.enter_context(Play(shards=[self.proxy.port if fates else self.entrance.port]))
+        self.server = self.play.station
+
+    def __enter__(self) -> "Sharded":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def begin(self) -> None:
+        """Until the worker computes for the first time."""
+        self.shard.expect(local.Kind.READY)
+        self.shard.confirm()
+        self.server.expect(local.Kind.READY)
+        self.server.release(0)
+        self.shard.release(0)
+
+
 def passed_by_shard(fate: Fate) -> Passed:
     """What passes between a worker and the server's shard, to whose first connection this happens."""
-    with ExitStack() as held:
-        entrance = Entrance()
-        held.callback(entrance.close)
-        shard = Station(parameters=50, statistics=0)
-        held.callback(shard.close)
-        entrance.expect(shard.seat)
-        entrance.open()
-        proxy = held.enter_context(Proxy(entrance.port, [fate]))
-        play = held.enter_context(Play(shards=[proxy.port]))
-        serve_with_shard(play.station, shard, PUSHES)
-        assert play.client.ended() is None
-        assert play.client.seen == list(range(PUSHES))
-        assert len(play.proxy.connections) == 1
-        return proxy.connections[0]
+    with Sharded(fate) as sharded:
+        serve_with_shard(sharded.server, sharded.shard, PUSHES)
+        assert sharded.play.client.ended() is None
+        assert sharded.play.client.seen == list(range(PUSHES))
+        assert len(sharded.play.proxy.connections) == 1
+        return sharded.proxy.connections[0]
 
 
 @pytest.mark.parametrize("end", ["closed", "half open"])
@@ -186,6 +200,49 @@ def test_wherever_a_connection_to_a_shard_is_cut_its_part_counts_once(way: Way, 
     passed = bytes(unharmed.up if way == "up" else unharmed.down)
     for after in interesting(way, passed):
         passed_by_shard(Fate(way, after, end))
+
+
+def no_word_yet(sharded: Sharded) -> None:
+    sharded.shard.expect(local.Kind.READY)
+
+
+def push_on_its_way(sharded: Sharded) -> None:
+    sharded.begin()
+    sharded.shard.take(1)
+
+
+def half_of_an_answer(sharded: Sharded) -> None:
+    push_on_its_way(sharded)
+    sharded.shard.confirm()
+    sharded.server.take(1)
+    sharded.server.release(1)
+
+
+@pytest.mark.parametrize("shard_ends", [True, False])
+@pytest.mark.parametrize("until", [no_word_yet, push_on_its_way, half_of_an_answer])
+def test_a_worker_that_a_shard_has_let_go_hears_from_the_server_that_the_run_is_over(
+    until: Callable[[Sharded], None], shard_ends: bool
+) -> None:
+    with NothingLeft(), Sharded() as sharded:
+        until(sharded)
+        sharded.shard.close()
+        if shard_ends:
+            sharded.entrance.close()
+        sharded.server.dismiss()
+        assert sharded.play.client.ended() is None
+
+
+@pytest.mark.parametrize("until", [no_word_yet, push_on_its_way, half_of_an_answer])
+def test_a_worker_that_a_shard_has_let_go_hears_from_the_server_that_it_was_given_up(
+    until: Callable[[Sharded], None],
+) -> None:
+    with NothingLeft(), Sharded() as sharded:
+        until(sharded)
+        sharded.shard.close()
+        sharded.server.close()
+        error = sharded.play.client.ended()
+        assert isinstance(error, Refused)
+        assert "worker 0 was given up" in str(error)
 
 
 @pytest.mark.parametrize("seed", range(40))

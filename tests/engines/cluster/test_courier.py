@@ -35,16 +35,16 @@ class Stage:
         for wire in self.wires:
             wire.close()
 
-    def connect(self, unanswered: int | None = None) -> Wire:
+    def connect(self, latest: int | None = None) -> Wire:
         """A new connection to the courier, before it has said anything."""
         worker, server = connected()
         self.wires.append(worker)
-        assert self.courier.attach(server, unanswered)
+        assert self.courier.attach(server, latest)
         return worker
 
-    def greeted(self, taken: int, unanswered: int | None = None) -> Wire:
+    def greeted(self, taken: int, latest: int | None = None) -> Wire:
         """A new connection on which it has said welcome."""
-        worker = self.connect(unanswered)
+        worker = self.connect(latest)
         assert welcome(worker)["taken"] == taken
         return worker
 
@@ -173,10 +173,10 @@ def test_a_push_that_was_cut_is_not_announced_and_is_taken_when_it_comes_again(s
     worker = stage.computing()
     worker.send(Kind.PUSH, 1, 0.25, [COMPUTED.pack(5)])  # too short, as its header says: refused at once
     assert is_closed(worker)
-    worker = stage.greeted(taken=0, unanswered=1)
+    worker = stage.greeted(taken=0, latest=1)
     say(worker, header(Kind.PUSH, 1, 0.25, 8 + SLOT) + COMPUTED.pack(5) + slot(1.0)[:-1])
     worker.close()
-    worker = stage.greeted(taken=0, unanswered=1)
+    worker = stage.greeted(taken=0, latest=1)
     assert stage.station.hears_nothing()
     push(worker, 1, 2.0)
     stage.station.expect(local.Kind.PUSH)
@@ -188,7 +188,7 @@ def test_an_answer_that_was_lost_is_given_again(stage: Stage) -> None:
     worker = stage.computing()
     for _ in range(3):
         worker.close()
-        worker = stage.greeted(taken=0, unanswered=0)
+        worker = stage.greeted(taken=0, latest=0)
         assert answer(worker) == (0, 0.0)
 
 
@@ -197,10 +197,10 @@ def test_an_answer_that_was_decided_meanwhile_waits_for_the_worker(stage: Stage)
     push(worker, 1, 1.0)
     stage.station.expect(local.Kind.PUSH)
     worker.close()
-    worker = stage.greeted(taken=1, unanswered=1)
+    worker = stage.greeted(taken=1, latest=1)
     worker.close()
     stage.station.release(8.0)
-    worker = stage.greeted(taken=1, unanswered=1)
+    worker = stage.greeted(taken=1, latest=1)
     assert answer(worker) == (1, 8.0)
 
 
@@ -209,10 +209,10 @@ def test_a_stop_that_was_said_meanwhile_waits_for_the_worker(stage: Stage) -> No
     push(worker, 1, 1.0)
     stage.station.expect(local.Kind.PUSH)
     worker.close()
-    stage.greeted(taken=1, unanswered=1).close()
+    stage.greeted(taken=1, latest=1).close()
     wait_for(lambda: not stage.courier.is_connected, or_else="the courier does not notice that its worker has gone")
     stage.station.dismiss()
-    assert stage.greeted(taken=1, unanswered=1).receive(FROM_SERVER).kind is Kind.STOP
+    assert stage.greeted(taken=1, latest=1).receive(FROM_SERVER).kind is Kind.STOP
 
 
 @pytest.mark.parametrize("moment", ["computing", "held", "in the middle of a push", "before it is ready"])
@@ -224,7 +224,7 @@ def test_a_new_connection_takes_over_from_one_that_nobody_noticed_is_broken(stag
     if moment == "in the middle of a push":
         say(former, header(Kind.PUSH, 1, 0.25, 8 + SLOT) + bytes(99))
     taken = {"before it is ready": -1, "held": 1}.get(moment, 0)
-    worker = stage.greeted(taken, unanswered=taken + 1)
+    worker = stage.greeted(taken, latest=taken + 1)
     assert is_closed(former)
     if moment == "before it is ready":
         worker.send(Kind.READY)
@@ -375,7 +375,7 @@ def test_a_push_that_comes_again_while_its_worker_is_held_touches_nothing(stage:
     for _ in range(3):
         push(worker, 1, 9.0)
     worker.close()
-    worker = stage.greeted(taken=1, unanswered=1)
+    worker = stage.greeted(taken=1, latest=1)
     assert stage.station.gradient.eq(1.0).all()
     assert stage.station.hears_nothing()
     stage.station.release(4.0)

@@ -161,7 +161,7 @@ def test_a_worker_whose_connection_broke_comes_back_into_its_session(house: Hous
     wire.send(Kind.READY, 0, 1.0)
     house.stations[0].expect(local.Kind.READY)
     wire.close()
-    wire, told = house.come(session=SESSION, unanswered=0)
+    wire, told = house.come(session=SESSION, latest=0)
     assert (told["worker"], told["taken"]) == (0, 0)
     house.stations[0].release(3.0)
     assert wire.receive(FROM_SERVER).kind is Kind.GO
@@ -169,7 +169,7 @@ def test_a_worker_whose_connection_broke_comes_back_into_its_session(house: Hous
 
 def test_a_worker_comes_back_although_nobody_noticed_that_its_connection_is_broken(house: House) -> None:
     former, _ = house.come(session=SESSION)
-    assert house.come(session=SESSION, unanswered=0)[1]["worker"] == 0
+    assert house.come(session=SESSION, latest=0)[1]["worker"] == 0
     with pytest.raises(ConnectionError):
         former.receive(FROM_SERVER)
 
@@ -179,8 +179,9 @@ def test_a_session_that_was_given_up_is_refused_and_takes_no_place(house: House)
     house.gateway.give_up(0)
     assert house.stations[0].hear() is None
     wait_for(lambda: house.ended == [(0, 0)], "nobody is told")
-    assert house.come(session=SESSION, unanswered=4)[1] == "it was given up"
-    assert house.come(session=OTHER, unanswered=0)[1] == "it was given up"
+    assert house.come(session=SESSION, latest=4)[1] == "it was given up"
+    assert house.come(session=OTHER, latest=0)[1] == "it was given up"
+    assert house.come(session=SESSION, latest=-1)[1] == "it was given up", "it had a place, and had said nothing yet"
     assert house.gateway.missing == [1]
     assert house.returned == []
 
@@ -244,7 +245,7 @@ WRONG_HELLOS = {
     "a place below 0": {"session": SESSION, "place": -1},
     "half a place": {"session": SESSION, "place": 0.5},
     "a place that is true": {"session": SESSION, "place": True},
-    "a number below 0": {"session": SESSION, "unanswered": -1},
+    "no number of a message": {"session": SESSION, "latest": -2},
     "more than there is": {"session": SESSION, "name": "me"},
     "a list": [SESSION],
 }

@@ -227,7 +227,7 @@ class RemoteChannel(local.Channel):
         computed = b"" if wire_kind is Kind.READY else COMPUTED.pack(number)
         for shard in self._shards:
             shard.send(wire_kind, real, computed)
-        if not all(shard.has_received() for shard in self._shards):
+        if not self._shards_agree(_Line.has_received):
             return False
         self._server.send(wire_kind, real, computed)
         return True
@@ -240,9 +240,17 @@ class RemoteChannel(local.Channel):
         if head.kind is Kind.STOP:
             self.stopped = True
             return local.Message(local.Kind.STOP)
-        if not all(shard.receive() for shard in self._shards):
+        if not self._shards_agree(_Line.receive):
             return None
         return local.Message(local.Kind.GO, time.monotonic_ns() - round(head.real * 1e9))
+
+    def _shards_agree(self, want: Callable[["_Line"], object]) -> bool:
+        """Whether all shards want this worker yet; those that do not were told so by the server, as we will be."""
+        with suppress(Unreachable):
+            if all(want(shard) for shard in self._shards):
+                return True
+        self.stopped = self._server.receive() is not None
+        return False
 
 
 def _split(tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
@@ -312,11 +320,10 @@ class _Line:
 
     def _come_back(self) -> bool:
         """Into the same session, where both sides know what the other has; False if it was given up."""
-        unanswered = self._outbox.unanswered
         while True:
             try:
-                self.link.come(Hello(session=self.link.session, unanswered=unanswered))
-                if unanswered is not None and unanswered > self.link.welcome["taken"]:
+                self.link.come(Hello(session=self.link.session, latest=self._outbox.latest))
+                if self._outbox.latest > self.link.welcome["taken"]:
                     self._send_latest()
                 else:
                     self._received = self.link.welcome["taken"]

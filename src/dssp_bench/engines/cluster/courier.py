@@ -88,14 +88,14 @@ class Courier:
         self._thread = threading.Thread(target=self._run, name=f"courier of worker {self.worker}", daemon=True)
         self._thread.start()
 
-    def attach(self, wire: Wire, unanswered: int | None) -> bool:
-        """Go on over this connection; the worker has no answer to its message of this number. False if it is over."""
+    def attach(self, wire: Wire, latest: int | None) -> bool:
+        """Go on over this connection; the worker may have no answer to its latest message. False if it is over."""
         with self._news:
             if self._over:
                 return False
             if self._next:
                 self._next[0].close()
-            self._next = wire, unanswered
+            self._next = wire, latest
             self._break()
         return True
 
@@ -126,9 +126,9 @@ class Courier:
         patience = None  # the engine knows how long a worker may take to come
         try:
             while (connection := self._next_connection(patience)) is not None:
-                wire, unanswered = connection
+                wire, latest = connection
                 try:
-                    self._greet(wire, unanswered)
+                    self._greet(wire, latest)
                     self._carry(wire)
                     return
                 except OSError as error:  # Malformed is one, too
@@ -169,10 +169,10 @@ class Courier:
         finally:
             self._channel.close()
 
-    def _greet(self, wire: Wire, unanswered: int | None) -> None:
+    def _greet(self, wire: Wire, latest: int | None) -> None:
         wire.send_json(Kind.WELCOME, self._welcome | self._own | {"taken": self._taken})
-        if unanswered is not None and unanswered <= self._taken:
-            self._rule(wire, unanswered)
+        if latest is not None and latest <= self._taken:
+            self._rule(wire, latest)
 
     def _carry(self, wire: Wire) -> None:
         """Until one side has nothing more to say. Raises OSError if the connection breaks."""

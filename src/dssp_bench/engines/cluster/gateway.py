@@ -45,15 +45,15 @@ def listener(host: str, port: int) -> socket.socket:
 class Hello(BaseModel):
     """Who comes: a worker that wants a place (any, if it names none), or one whose connection broke, in its session.
 
-    The worker names its session itself, so that it is known again if it never heard that it was let in. `unanswered`
-    is the number of its latest message, which has no answer yet; one that has sent none wants a place.
+    The worker names its session itself, so that it is known again if it never heard that it was let in. `latest` is the
+    number of its latest message, -1 if it has said nothing in its place yet; one that has no place says none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     session: Annotated[str, Field(min_length=16, max_length=64)]
     place: Annotated[int, Field(ge=0)] | None = None
-    unanswered: Annotated[int, Field(ge=0)] | None = None
+    latest: Annotated[int, Field(ge=-1)] | None = None
 
 
 class Gateway:
@@ -187,12 +187,12 @@ class Gateway:
         with self._news:
             courier = self._in_session(hello.session)
             why = "it was given up"
-            if courier is None and hello.unanswered is None:
+            if courier is None and hello.latest is None:
                 courier, why = self._for_place(hello.session, hello.place)
         if courier is None:
             wire.send_json(Kind.REFUSED, why)
             return False
-        return courier.attach(wire, hello.unanswered)
+        return courier.attach(wire, hello.latest)
 
     def _in_session(self, session: str) -> Courier | None:
         return next((courier for courier in self._couriers.values() if courier.session == session), None)

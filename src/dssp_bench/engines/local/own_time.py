@@ -6,6 +6,7 @@ turn. Linux counts the waiting in `/proc/thread-self/schedstat`; where there is 
 
 import os
 import time
+import weakref
 from typing import Literal
 
 from dssp_bench.core.messages import SECOND, Nanoseconds
@@ -24,6 +25,7 @@ class OwnTime:
         self._file: int | None = None
         try:
             self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._file)
             self._waited()
         except (OSError, ValueError, IndexError):
             self._file = None
