@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from dssp_bench.core.errors import ConfigurationError, WorkerFailed
-from dssp_bench.experiment.cluster import KEY_VARIABLE
-from dssp_bench.experiment.elsewhere import work_for
+from dssp_bench.experiment.elsewhere import KEY_VARIABLE, work_for
 from dssp_bench.experiment.run import RunResult, resume, run
 from dssp_bench.experiment.spec import ConfigurationErrors
 from dssp_bench.records.reader import RunRecords

@@ -6,8 +6,7 @@ import sys
 from dssp_bench.cli.errors import FAILED, INTERRUPTED, show_error
 from dssp_bench.core.errors import ConfigurationError, WorkerFailed
 from dssp_bench.engines.options import parse_address
-from dssp_bench.experiment.cluster import shared_key
-from dssp_bench.experiment.elsewhere import work_for
+from dssp_bench.experiment.elsewhere import shared_key, work_for
 
 
 def work(address: str, place: int | None, patience_s: float) -> int:

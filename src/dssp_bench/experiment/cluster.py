@@ -1,7 +1,6 @@
 """A run whose workers are on other machines, seen from the driver."""
 
 import importlib.util
-import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from dssp_bench.engines.cluster.gateway import listener
 from dssp_bench.engines.cluster.launch import ClusterRun, Door, Launcher, Nobody
 from dssp_bench.engines.cluster.wire import KEY_BYTES
 from dssp_bench.engines.options import ClusterOptions
-from dssp_bench.experiment.elsewhere import work_for
+from dssp_bench.experiment.elsewhere import shared_key, work_for
 from dssp_bench.experiment.local import Conversation, local_job
 from dssp_bench.experiment.plan import Plan
 from dssp_bench.experiment.spec import RunSpec
@@ -26,7 +25,6 @@ from dssp_bench.experiment.watchers import Watchers
 from dssp_bench.records.writer import RecordWriter
 from dssp_bench.tasks.task import Data
 
-KEY_VARIABLE = "DSSP_BENCH_KEY"
 _SENT = ("cluster", "dataset", "engine", "model", "batch_size", "seed")
 """What a worker has to know of the configuration."""
 
@@ -100,19 +98,3 @@ def own_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
-
-
-def shared_key() -> bytes:
-    """The key that server and workers were given. Raises ConfigurationError."""
-    text = os.environ.get(KEY_VARIABLE, "")
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) < KEY_BYTES:
-        raise ConfigurationError(
-            KEY_VARIABLE,
-            f"must be {2 * KEY_BYTES} hexadecimal digits, the same for the run and its workers",
-            f"export {KEY_VARIABLE}=$(openssl rand -hex {KEY_BYTES})",
-        )
-    return key

@@ -1,16 +1,20 @@
 """A worker that runs somewhere else: what it makes of the configuration that the server sends it."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from dssp_bench.core.errors import WorkerFailed
+from dssp_bench.core.errors import ConfigurationError, WorkerFailed
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.client import Assignment, join
+from dssp_bench.engines.cluster.wire import KEY_BYTES
 from dssp_bench.engines.local.processes import tune_process
 from dssp_bench.experiment.parts import SharedData, WorkerMaker
 from dssp_bench.experiment.spec import build_worker_spec
+
+KEY_VARIABLE = "DSSP_BENCH_KEY"
 
 
 def work_for(address: tuple[str, int], key: bytes, place: WorkerId | None, patience_s: float) -> None:
@@ -45,3 +49,19 @@ def _device(wanted: str) -> str:
     if wanted.startswith("cuda") and int(wanted.partition(":")[2]) >= there:
         raise WorkerFailed(f"the layout gives this worker {wanted}, and there are {there} CUDA devices here")
     return wanted
+
+
+def shared_key() -> bytes:
+    """The key that server and workers were given. Raises ConfigurationError."""
+    text = os.environ.get(KEY_VARIABLE, "")
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES:
+        raise ConfigurationError(
+            KEY_VARIABLE,
+            f"must be {2 * KEY_BYTES} hexadecimal digits, the same for the run and its workers",
+            f"export {KEY_VARIABLE}=$(openssl rand -hex {KEY_BYTES})",
+        )
+    return key
