@@ -7,8 +7,9 @@ Timing only, with coordinator, paradigm and layout as in a run, on one core. An 
 cases: `bare`, the loop alone; `records`, with records that are written and finished within the time; `run`, with all
 that a run has in its loop, which is records, status page and membership. What a run pays once is not in the rates: a
 run that ends after every worker's second push is subtracted, and its seconds are `start_s` (10,000 workers draw their
-first random numbers in it). CPU time is given too, since others may use the machine. Prints one JSON line per case,
-medians of the repeats, then a table.
+first random numbers in it). CPU time is given too, since others may use the machine. What a push costs depends on how
+fast Python is on a machine, so `of_toy` says what share of a toy's rate it is: a loop over a heap with noise and SSP's
+gate, written for nothing else. Prints one JSON line per case, medians of the repeats, then a table.
 
 `--grid` makes the paper's three homogeneous comparisons in virtual time as `dssp-bench reproduce` makes runs (BSP, ASP,
 SSP with 13 thresholds and DSSP on three models, 48 runs), on all cores. `--large` makes one run of 10,000 workers and
@@ -17,6 +18,7 @@ SSP with 13 thresholds and DSSP on three models, 48 runs), on all cores. `--larg
 
 import argparse
 import gc
+import heapq
 import multiprocessing
 import os
 import re
@@ -47,7 +49,7 @@ from dssp_bench.experiment.spec import RunSpec
 from dssp_bench.experiment.studies import STUDIES
 from dssp_bench.records.writer import RecordWriter
 
-CASES = ("bare", "records", "run")
+CASES = ("toy", "bare", "records", "run")
 GRID = ("fig3a", "fig3c", "fig3e")
 LARGE = {"cluster.count": 10_000, "stop.pushes": 10_000_000}
 
@@ -97,6 +99,9 @@ def measured(workers: int, paradigm: str, arguments: argparse.Namespace) -> list
     for _ in range(arguments.repeats):
         for case in CASES:
             with tempfile.TemporaryDirectory(prefix="simulator-") as folder:
+                if case == "toy":
+                    times[case].append(toy(workers, arguments.pushes))
+                    continue
                 short = _specification(Path(folder), paradigm, arguments.cluster, workers, start)
                 long = _specification(Path(folder), paradigm, arguments.cluster, workers, start + arguments.pushes)
                 first, first_cpu, first_events = once(short, case, Path(folder) / "short")
@@ -104,13 +109,54 @@ def measured(workers: int, paradigm: str, arguments: argparse.Namespace) -> list
                 times[case].append((wall - first, cpu - first_cpu, first))
                 events -= first_events
     bare, rows = median(cpu for _, cpu, _ in times["bare"]), []
+    toy_cpu = median(cpu for _, cpu, _ in times["toy"])
     for case, columns in times.items():
         wall, cpu, first = (median(column) for column in zip(*columns, strict=True))
         rate = {"pushes_per_s": arguments.pushes / wall, "pushes_per_cpu_s": arguments.pushes / cpu}
-        rest = {"events_per_s": events / wall, "more_cpu_than_bare": cpu / bare - 1, "start_s": first}
+        rest = {
+            "events_per_s": events / wall, "more_cpu_than_bare": cpu / bare - 1, "of_toy": toy_cpu / cpu,
+            "start_s": first,
+        }  # fmt: skip
         rows.append({"case": case, "workers": workers, "paradigm": paradigm, **rate, **rest})
         print_case(**rows[-1])
     return rows
+
+
+class _Gate:
+    """Who may go on under SSP(3), and nothing else."""
+
+    def __init__(self, workers: int) -> None:
+        self.clocks = [0] * workers
+        self.at = {0: workers}  # how many workers are at each clock
+        self.slowest = 0
+        self.held: dict[int, list[int]] = {}  # by the clock that frees them
+
+    def push(self, worker: int) -> list[int]:
+        clock = self.clocks[worker] = self.clocks[worker] + 1
+        self.at[clock - 1] -= 1
+        self.at[clock] = self.at.get(clock, 0) + 1
+        free = [worker]
+        if clock - self.slowest > 3:
+            self.held.setdefault(clock - 3, []).append(worker)
+            free = []
+        while not self.at[self.slowest]:
+            del self.at[self.slowest]
+            self.slowest += 1
+            free += self.held.pop(self.slowest, ())
+        return free
+
+
+def toy(workers: int, pushes: int) -> tuple[float, float, float]:
+    """Seconds by the wall and of the CPU for so many pushes in the smallest loop that simulates them, and for none."""
+    noise = torch.distributions.LogNormal(0.0, 0.02).sample((1 << 16,)).tolist()
+    gate, heap = _Gate(workers), [(noise[worker % len(noise)], worker) for worker in range(workers)]
+    heapq.heapify(heap)
+    began, used = time.perf_counter(), time.process_time()
+    for number in range(pushes):
+        now, worker = heapq.heappop(heap)
+        for free in gate.push(worker):
+            heapq.heappush(heap, (now + noise[(number + free) & 0xFFFF], free))
+    return time.perf_counter() - began, time.process_time() - used, 0.0
 
 
 def once(spec: RunSpec, case: str, folder: Path) -> tuple[float, float, int]:

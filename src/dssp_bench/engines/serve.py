@@ -1,7 +1,7 @@
 """THE loop: workers push, the server decides, released workers pull, until the run is over."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from dssp_bench.core.coordinator import Coordinator
@@ -31,7 +31,7 @@ def serve(
     NotFinite, and what the engine, the coordinator and the paradigm raise.
     """
     loop = _Loop(coordinator, engine, rates, server, observers)
-    rest = [observer.on_rest for observer in observers if type(observer).on_rest is not Observer.on_rest]
+    rest = _that_do_something(observers, "on_rest")
     with engine, _garbage_looked_for_rarely() if server is None else nullcontext():
         engine.start()
         if left_at is None:
@@ -76,6 +76,12 @@ def _garbage_looked_for_rarely() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+def _that_do_something(observers: Sequence[Observer], method: str) -> list[Callable[..., None]]:
+    """This method of all observers that have their own; the others would be called in vain at every push."""
+    methods = [getattr(observer, method) for observer in observers]
+    return [mine for mine in methods if getattr(mine, "__func__", None) is not getattr(Observer, method)]
+
+
 class _Loop:
     """What happens to one event: decide, carry out, tell the observers, deliver."""
 
@@ -93,6 +99,7 @@ class _Loop:
         self._rate_by_staleness = rates.scale == "inverse_staleness"
         self._server = server
         self._observers = observers
+        self._tell = _that_do_something(observers, "on_outcome")
 
     def handle(self, event: Event, share: int | None) -> None:
         outcome = self._coordinator.handle(event)
@@ -111,8 +118,8 @@ class _Loop:
         rates = [self._rate(updates[0])] if len(updates) == 1 else [self._rate(update) for update in updates]
         if self._server:
             self._server.carry_out(outcome, rates)
-        for observer in self._observers:
-            observer.on_outcome(outcome, rates)
+        for tell in self._tell:
+            tell(outcome, rates)
         if len(released) == 1 and leaver is None:
             workers = [released[0].worker]
         else:

@@ -276,6 +276,8 @@ class LocalEngine(Engine):
     # --- time ---
 
     def _due(self) -> Event | None:
+        if not self._timers:
+            return None
         now = self.now
         for event in sorted(self._timers, key=lambda event: event.at):
             if event.at > now:
@@ -292,9 +294,12 @@ class LocalEngine(Engine):
         return None
 
     def _patience(self, until: Nanoseconds | None) -> float:
-        moments = [event.at for event in self._timers] + ([] if until is None else [until])
-        left = (min(moments) - self.now) / SECOND if moments else LOOKS_EVERY_S
-        return min(max(0.0, left), LOOKS_EVERY_S)
+        moments = [event.at for event in self._timers]
+        if until is not None:
+            moments.append(until)
+        if not moments:
+            return LOOKS_EVERY_S
+        return min(max(0.0, (min(moments) - self.now) / SECOND), LOOKS_EVERY_S)
 
 
 def _failure(worker: WorkerId, message: Message) -> WorkerFailed:
