@@ -1,10 +1,14 @@
 """Checkpoints on disk: whole, or refused; and what is refused costs no more than the time since the one before."""
 
+import errno
+import io
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +102,48 @@ def test_whatever_is_damaged_is_refused_and_the_one_before_is_taken(
     checkpoint, refused = newest(tmp_path)
     assert checkpoint is not None
     assert (checkpoint.folder.name, refused) == ("000002", [])
+
+
+def unreadable(path: Path, monkeypatch: pytest.MonkeyPatch, number: int, when: str = "read") -> None:
+    """From now on the system answers so when this file is opened, or read."""
+    opened = Path.open
+
+    class Broken(io.FileIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+    def open_it(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self != path:
+            return opened(self, *arguments, **options)
+        if when == "open":
+            raise OSError(number, os.strerror(number), str(self))
+        return Broken(self)
+
+    monkeypatch.setattr(Path, "open", open_it)
+
+
+UNREADABLE = [(errno.EIO, "read"), (errno.EIO, "open"), (errno.EACCES, "open"), (errno.EMFILE, "open")]
+
+
+@pytest.mark.parametrize(("number", "when"), UNREADABLE)
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "tensors.safetensors"])
+def test_if_the_newest_cannot_be_read_the_one_before_is_taken(
+    name: str, number: int, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, times=2)
+    unreadable(tmp_path / "checkpoints" / "000002" / name, monkeypatch, number, when)
+    checkpoint, (reason,) = newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.folder.name == "000001"
+    assert "000002" in reason
+    assert reason.endswith(f"cannot be read: {os.strerror(number)}")
+
+
+def test_whether_one_is_valid_is_not_said_if_it_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, times=2)
+    unreadable(tmp_path / "pushes.arrows", monkeypatch, errno.EACCES, "open")
+    with pytest.raises(RecordsError, match=r"pushes\.arrows cannot be read: Permission denied"):
+        newest(tmp_path)
 
 
 def test_damaged_records_refuse_those_checkpoints_that_need_them(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dssp_bench.records.schema import STREAMS
 FOLDER = "checkpoints"
 _STATE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 _CHUNK = 1 << 20
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _PUT_AWAY = "records"  # where the streams of an interrupted run wait for it to go on
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -38,7 +39,10 @@ class Checkpoint(NamedTuple):
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors by name. Raises RecordsError if they have changed since they were checked."""
-        content = (self.folder / _TENSORS).read_bytes()
+        try:
+            content = (self.folder / _TENSORS).read_bytes()
+        except OSError as error:
+            raise RecordsError(_unread(self.folder / _TENSORS, error)) from error
         if sha256(content).hexdigest() != _manifest(self.folder)[_TENSORS]["sha256"]:
             raise RecordsError(f"{self.folder / _TENSORS} is damaged")
         from safetensors.numpy import load
@@ -88,19 +92,34 @@ class CheckpointStore:
 
 
 def newest(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is valid, records included, and what was wrong with those that are newer."""
+    """The newest checkpoint that is valid, records included, and what was wrong with those that are newer.
+
+    Raises RecordsError if none is, but one could not be read and may be valid all the same.
+    """
     refused: list[str] = []
-    for number in reversed(_numbers(run_folder / FOLDER)):
-        folder = run_folder / FOLDER / f"{number:06}"
-        try:
-            return checked(folder), refused
-        except DsspBenchError as error:
-            refused.append(str(error))
+    unread = ""
+    try:
+        for number in reversed(_numbers(run_folder / FOLDER)):
+            folder = run_folder / FOLDER / f"{number:06}"
+            try:
+                return checked(folder), refused
+            except DsspBenchError as error:
+                refused.append(str(error))
+            except OSError as error:
+                refused.append(_unread(folder, error))
+                unread = unread or refused[-1]
+    except OSError as error:
+        unread = _unread(run_folder / FOLDER, error)
+    if unread:
+        raise RecordsError(unread)
     return None, refused
 
 
 def checked(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, if every byte of it and of its records is as it was written. Raises RecordsError."""
+    """The checkpoint in a folder, if every byte of it and of its records is as it was written.
+
+    Raises RecordsError, or OSError if that cannot be seen.
+    """
     manifest = _manifest(folder)
     for name, facts in manifest.items():
         if _facts_of_first(folder / name, facts["bytes"], whole=True) != facts:
@@ -169,19 +188,19 @@ def _facts(content: bytes) -> dict[str, Any]:
 
 
 def _facts_of_first(path: Path, size: int, whole: bool = False) -> dict[str, Any] | None:
-    """Size and hash of a file's first bytes; None if it is shorter, or longer and should not be."""
+    """Size and hash of a file's first bytes; None if it is not there, shorter, or longer and should not be."""
     try:
         with path.open("rb") as file:
             there = os.fstat(file.fileno()).st_size
             if there < size or (whole and there > size):
                 return None
-    except OSError:
+    except _NOT_THERE:
         return None
     return _StreamHash(path).of_first(size)
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file. Raises RecordsError if a single bit of it is not as it was written."""
+    """Size and hash of each file. Raises RecordsError if a single bit is not as it was written, and OSError."""
     path = folder / _MANIFEST
     try:
         content = path.read_bytes()
@@ -190,7 +209,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
         right = right and all(
             sorted(facts) == ["bytes", "sha256"] and type(facts["bytes"]) is int for facts in manifest.values()
         )
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (*_NOT_THERE, ValueError, TypeError, AttributeError, RecursionError):
         right = False
     if not right:
         raise RecordsError(f"{path} is damaged, or is not there")
@@ -201,5 +220,13 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(manifest, indent=1).encode()
 
 
+def _unread(path: Path, error: OSError) -> str:
+    return f"{error.filename or path} cannot be read: {error.strerror or error}"
+
+
 def _numbers(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+    """The numbers of the checkpoints; none if there is no such folder. Raises OSError, which glob would swallow."""
+    try:
+        return sorted(int(name) for name in os.listdir(folder) if name.isdecimal() and name.isascii())
+    except _NOT_THERE:
+        return []
