@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.core.messages import Nanoseconds
 from dssp_bench.engines.checkpoints import Checkpoints
 from dssp_bench.experiment.run import RunResult, resume, run
@@ -121,10 +122,7 @@ def test_if_the_newest_checkpoint_is_damaged_the_one_before_is_taken(
 
 def test_if_no_checkpoint_is_valid_it_begins_again_and_makes_valid_ones(tmp_path: Path, left: Lived) -> None:
     whole, (killed,) = left(spec(tmp_path / "runs", stop={"epochs": 3}, checkpoint=OFTEN), {80})
-    stream = killed / "pushes.arrows"
-    with stream.open("r+b") as file:
-        file.seek(900)
-        file.write(b"damage")
+    damage_the_records(killed)
     with pytest.raises(KeyboardInterrupt):
         resume(killed, [Watched(interrupt)])
     assert newest(killed)[0] is not None
@@ -132,6 +130,74 @@ def test_if_no_checkpoint_is_valid_it_begins_again_and_makes_valid_ones(tmp_path
     assert what_it_left(resumed) == what_it_left(whole)
     assert resumed.summary is not None
     assert [part["after_pushes"] > 0 for part in resumed.summary["resumed"]] == [False, True]
+
+
+def damage_the_records(folder: Path) -> None:
+    with (folder / "pushes.arrows").open("r+b") as file:
+        file.seek(900)
+        file.write(b"damage")
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """What a run has made, and not what it was made from."""
+    paths = (
+        path for path in folder.rglob("*") if path.is_file() and path.name not in ("config.yaml", "environment.json")
+    )
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_whatever_it_had_made_is_kept_if_it_begins_again(
+    tmp_path: Path, left: Lived, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, (killed,) = left(spec(tmp_path / "runs", stop={"epochs": 3}, checkpoint=OFTEN), {80})
+    damage_the_records(killed)
+    had = made(killed)
+    assert "pushes.arrows" in had
+    resumed = resume(killed)
+    assert what_it_left(resumed) == what_it_left(whole)
+    (before,) = killed.glob("before-*")
+    assert made(before) == had
+    begins = f"{killed.name} has no checkpoint to go on from; it begins again"
+    assert caplog.messages[-1] == f"{begins}; what it had made is in {before}"
+
+
+def test_that_of_a_run_that_made_no_checkpoints_too(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(tmp_path, stop={"epochs": 3}, checkpoint={"every_s": None}), [Watched(interrupt)])
+    (folder,) = tmp_path.iterdir()
+    had = made(folder)
+    assert had.keys() == {"summary.json", *(f"{name}.parquet" for name in TABLES)}
+    assert resume(folder).status == "finished"
+    (before,) = folder.glob("before-*")
+    assert made(before) == had
+
+
+def test_a_run_whose_records_cannot_be_read_now_is_left_as_it_is(
+    tmp_path: Path, left: Lived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, (killed,) = left(spec(tmp_path / "runs", stop={"epochs": 3}, checkpoint=OFTEN), {80})
+    had = made(killed)
+    with monkeypatch.context() as closed:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied", str(killed / "pushes.arrows"))
+
+        closed.setattr("dssp_bench.records.checkpoints._facts_of_first", refuse)
+        with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+            resume(killed)
+    assert made(killed) == had
+    assert what_it_left(resume(killed)) == what_it_left(whole)
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_kept(
+    tmp_path: Path, left: Lived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (killed,) = left(spec(tmp_path / "runs", stop={"epochs": 3}, checkpoint=OFTEN), {80})
+    had = made(killed)
+    monkeypatch.setattr("dssp_bench.experiment.resume.FORMAT", 2)
+    with pytest.raises(ConfigurationError, match="has format 1, and this version reads 2"):
+        resume(killed)
+    assert made(killed) == had
 
 
 def test_records_that_do_not_lead_to_the_checkpoint_fail_the_run_and_cost_nothing(

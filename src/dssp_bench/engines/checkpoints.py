@@ -22,6 +22,8 @@ from dssp_bench.core.errors import RecordsError
 from dssp_bench.core.messages import Event, Nanoseconds, Outcome, WorkerId
 from dssp_bench.engines.observer import Membership, Observer, Recorder, Snapshots
 
+FORMAT = 1
+"""Of what a checkpoint's state says; another number means something else."""
 _log = logging.getLogger(__name__)
 
 
@@ -168,7 +170,7 @@ class Checkpoints(Observer):
             return  # the disk is full, as somebody else has said
         more, tensors = self._capture()
         state = {
-            "format": 1,
+            "format": FORMAT,
             "at": at,
             "events": self._events,
             **facts(self._coordinator),

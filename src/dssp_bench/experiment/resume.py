@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from dssp_bench.core.errors import ConfigurationError, RecordsError
 from dssp_bench.core.messages import SECOND, Event
-from dssp_bench.engines.checkpoints import Past
+from dssp_bench.engines.checkpoints import FORMAT, Past
 from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.experiment.replay import events_of
 from dssp_bench.experiment.spec import RunSpec, build_spec
-from dssp_bench.records.checkpoints import Checkpoint, bring_streams_back, newest, remove_checkpoints
+from dssp_bench.records.checkpoints import Checkpoint, bring_streams_back, newest
 from dssp_bench.records.reader import RunRecords
 from dssp_bench.records.schema import PUSHES, STREAMS, TABLES
 from dssp_bench.records.streams import read_stream
@@ -49,21 +50,46 @@ def _texts(tags: object) -> dict[str, str]:
 def left_state(folder: Path) -> Past | None:
     """Where the run was left, as its newest valid checkpoint has it; None if it must begin again.
 
-    From now on the folder is that of a run that goes on: what was made at its end is gone.
+    From now on the folder is that of a run that goes on: what was made at its end is gone. If the run begins again, all
+    that it had made is put aside. Raises ConfigurationError if a checkpoint may be valid but cannot be read, or is
+    another version's.
     """
-    checkpoint, refused = newest(folder)
+    try:
+        checkpoint, refused = newest(folder)
+    except RecordsError as error:
+        hint = f"make it readable; without {folder.name}/checkpoints the run begins again"
+        raise ConfigurationError("RUN", str(error), hint) from error
     for reason in refused:
         _log.warning("%s; the checkpoint before it is tried", reason)
-    (folder / "summary.json").unlink(missing_ok=True)
     if checkpoint is None:
-        _log.warning("%s has no checkpoint to go on from; it begins again", folder.name)
-        remove_checkpoints(folder)  # else the new ones would be compared with the old streams
-        for name in (*(f"{name}.arrows" for name in STREAMS), *(f"{name}.parquet" for name in TABLES)):
-            (folder / name).unlink(missing_ok=True)
+        aside = _put_aside(folder)
+        kept = f"; what it had made is in {aside}" if aside else ""
+        _log.warning("%s has no checkpoint to go on from; it begins again%s", folder.name, kept)
         return None
+    _check_format(checkpoint)
+    (folder / "summary.json").unlink(missing_ok=True)
     bring_streams_back(folder)
     pushes = folder / "pushes.arrows"
     return Past(checkpoint.state, partial(_tensors, checkpoint), partial(_events, pushes, checkpoint.state))
+
+
+def _put_aside(folder: Path) -> Path | None:
+    """Move what a run has made into a folder of its own beneath the run's, and say which; None if there is nothing."""
+    names = ["checkpoints", "summary.json", *(f"{name}.arrows" for name in STREAMS)]
+    there = [path for name in (*names, *(f"{name}.parquet" for name in TABLES)) if (path := folder / name).exists()]
+    if not there:
+        return None
+    aside = folder / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S-%fZ}"
+    aside.mkdir()
+    for path in there:
+        path.rename(aside / path.name)
+    return aside
+
+
+def _check_format(checkpoint: Checkpoint) -> None:
+    if (found := checkpoint.state.get("format")) != FORMAT:
+        problem = f"{checkpoint.folder} has format {found!r}, and this version reads {FORMAT}"
+        raise ConfigurationError("RUN", problem, "go on with the version that made it")
 
 
 def where_it_was_left(past: Past | None) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def run(spec: RunSpec, watchers: Sequence[Watcher] = ()) -> RunResult:
 def resume(folder: Path, watchers: Sequence[Watcher] = ()) -> RunResult:
     """Go on with a run that came to no end, from its newest valid checkpoint, in its own folder.
 
-    Without a checkpoint it begins again. Raises ConfigurationError if there is nothing to go on with or somebody else
-    does, and as `run` otherwise.
+    Without a checkpoint it begins again, and what it had made is put aside. Raises ConfigurationError if there is
+    nothing to go on with or somebody else does, and as `run` otherwise.
     """
     with going_on(folder) as ours:
         if not ours:
