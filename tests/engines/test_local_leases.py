@@ -1,12 +1,19 @@
 """Who is taken to hang: with processes that are only numbers, and moments that are only said."""
 
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
-from dssp_bench.core.messages import SECOND
+from dssp_bench.core.errors import WorkerFailed
+from dssp_bench.core.messages import SECOND, Left, Push
+from dssp_bench.engines.local.channel import Channel, Kind, channel_pair
+from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.leases import Leases
+from dssp_bench.engines.local.own_time import ServiceTimes
 
 
 class Watched:
@@ -39,7 +46,7 @@ def test_a_worker_that_computes_for_longer_than_its_lease_is_killed_once(watched
     two.pass_until(31)
     assert two.killed == []
     two.pass_until(40, since_s=32)
-    assert two.killed == [100]
+    assert (two.killed, two.hung_up_on) == ([100], [0])
 
 
 def test_one_on_another_machine_is_not_killed_but_no_longer_listened_to(watched: Callable[..., Watched]) -> None:
@@ -64,7 +71,7 @@ def test_one_whose_iterations_are_long_gets_twenty_times_their_median(watched: C
     two = watched()
     for took in (1, 10, 10, 10, 500):
         two.leases.begin(0, SECOND)
-        two.leases.end(0, took * SECOND)
+        two.leases.end(0, (1 + took) * SECOND)
     two.leases.begin(0, 2 * SECOND)
     two.pass_until(202)
     assert two.killed == []
@@ -79,6 +86,72 @@ def test_before_its_first_push_what_it_took_to_get_ready_counts(watched: Callabl
     assert two.killed == []
     two.pass_until(82, since_s=82)
     assert two.killed == [100]
+
+
+def test_after_its_first_push_it_does_not_count_any_more(watched: Callable[..., Watched]) -> None:
+    two = watched(iteration_s=4.0)
+    two.leases.begin(0, SECOND)
+    two.leases.end(0, 2 * SECOND)
+    two.leases.begin(0, 2 * SECOND)
+    two.pass_until(32)
+    assert two.killed == []
+    two.pass_until(33, since_s=33)
+    assert two.killed == [100]
+
+
+@pytest.fixture
+def one(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LocalEngine, Channel]]:
+    """An engine with a lease of 30 s on a time that stands still, and the channel of its only worker."""
+    here, there = channel_pair()
+    weights = torch.zeros(3)
+    engine = LocalEngine({0: Post(here, weights.clone())}, weights, crew=None, times=ServiceTimes())
+    there.send(Kind.READY, 0, 0.1)
+    engine.start()
+    monkeypatch.setattr(LocalEngine, "now", 0)
+    yield engine, there
+    engine.close()
+    there.close()
+
+
+def test_what_a_push_is_on_its_way_counts_as_part_of_an_iteration(
+    one: tuple[LocalEngine, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, worker = one
+    engine.deliver([0], 0, ())
+    look_until(engine, 10, monkeypatch)
+    worker.send(Kind.PUSH, 1000, 0.5)
+    assert isinstance(engine.next_event(None), Push)
+    engine.deliver([0], 0, ())
+    look_until(engine, 200, monkeypatch)
+    assert not worker.has_ended()
+    look_until(engine, 211, monkeypatch)
+    assert worker.has_ended()
+
+
+def look_until(engine: LocalEngine, moment_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for second in range(engine.now // SECOND, moment_s + 1):
+        monkeypatch.setattr(LocalEngine, "now", second * SECOND)
+        engine._leases.look(engine.now)
+
+
+def test_one_that_cannot_die_is_lost_once_and_its_last_push_is_heard(
+    one: tuple[LocalEngine, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, worker = one
+    child = subprocess.Popen(["sleep", "600"])  # it holds on to the socket, as this process does
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda process, number: None)
+    engine._leases.watch(0, child.pid, 0.1)
+    engine.deliver([0], 0, ())
+    worker.send(Kind.PUSH, 1000, 0.5)
+    look_until(engine, 31, monkeypatch)
+    assert isinstance(engine.next_event(None), Push)
+    engine.deliver([0], 0, ())
+    assert engine.next_event(None) == Left(0, 31 * SECOND)
+    assert engine.lost == [0]
+    with pytest.raises(WorkerFailed, match="every worker has died"):
+        engine.next_event(None)
+    child.kill()
+    child.wait()
 
 
 def test_if_the_whole_run_was_suspended_nobody_hung(watched: Callable[..., Watched]) -> None:

@@ -33,10 +33,10 @@ class LocalEngine(Engine):
     the driver); the run starts when they are ready too. A worker whose socket closes without a word has died: that is
     an event, its number goes to `lost`, and `on_loss` is told, which may raise, or say that a replacement will come. A
     worker that raised sends its traceback first, and that raises WorkerFailed here. One that computes for longer than
-    the `lease`, and than 20 times its median iteration, is killed. The `crew`, if there is one, makes the copies;
-    `times` is told what the server's time goes to. A run that was left at a moment goes on there, and those who were
-    `computing` then do so again, each on the weights that it had pulled; those who were `missing` are lost now. The
-    `shards` let their parts of the weights go at the same time.
+    the `lease`, and than 20 times its median iteration from release to push, is killed. The `crew`, if there is one,
+    makes the copies; `times` is told what the server's time goes to. A run that was left at a moment goes on there, and
+    those who were `computing` then do so again, each on the weights that it had pulled; those who were `missing` are
+    lost now. The `shards` let their parts of the weights go at the same time.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class LocalEngine(Engine):
         if message.kind is Kind.READY:
             self._leases.watch(source, message.number, message.real)
             return self._ready_to_join(source, at)
-        self._leases.end(source, message.number)
+        self._leases.end(source, at)
         self._times.lap("receive", 1)
         return Push(source, at, message.number, message.real, message.kind is Kind.PUSH)
 

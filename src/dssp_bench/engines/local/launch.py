@@ -1,6 +1,8 @@
 """The driver's side of a local run: it starts the processes, passes on what they say, and leaves nothing behind."""
 
+import logging
 import multiprocessing
+import multiprocessing.process
 import selectors
 import signal
 import time
@@ -39,6 +41,7 @@ from dssp_bench.engines.options import LocalOptions
 from dssp_bench.engines.status import Page, StatusPage, page_size
 from dssp_bench.engines.termination import interrupt_deferred
 
+_log = logging.getLogger(__name__)
 _SNAPSHOTS = 4
 _PATIENCE_S = 5.0
 _UNKNOWN_EXIT = 255  # what multiprocessing says if the process that could tell is gone
@@ -99,6 +102,13 @@ def transports(layout: ClusterLayout) -> list[str]:
         else:
             kinds.append("peer copy" if device != "cpu" and server != "cpu" else "staged in host memory")
     return kinds
+
+
+def _let_go(process: BaseProcess) -> None:
+    """Neither the run's verdict nor the end of this program waits for a process that the kernel cannot end yet."""
+    _log.warning("process %s was killed and has not ended, since a system call of it does not return", process.pid)
+    children: Any = multiprocessing.process
+    children._children.discard(process)
 
 
 class LocalRun:
@@ -177,8 +187,12 @@ class LocalRun:
     def _end_processes(self) -> None:
         for process in self._processes:
             process.kill()
+        deadline = time.monotonic() + _PATIENCE_S
         for process in self._processes:
-            process.join()
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                _let_go(process)
+                continue
             remove_cuda_names(process.pid)
             process.close()
         self._processes = []

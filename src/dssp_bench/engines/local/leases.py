@@ -20,9 +20,10 @@ _log = logging.getLogger(__name__)
 class Leases:
     """The moments at which workers began, what their iterations took, and their processes.
 
-    A process is held by a descriptor and not by its number, which could be another's when it is killed. One on another
-    machine, whose number is 0, cannot be killed: `hang_up` then ends the conversation with its worker. If the server
-    has not looked for much longer than it wanted to, the whole run was suspended, and nobody hung.
+    A process is held by a descriptor and not by its number, which could be another's when it is killed. `hang_up` ends
+    the conversation with the worker, so that its loss is noticed also if its process is on another machine (its number
+    is 0, and it cannot be killed), does not die before a system call returns, or has left its socket to a child. If the
+    server has not looked for much longer than it wanted to, the whole run was suspended, and nobody hung.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Leases:
         self._kill = kill or (lambda process: signal.pidfd_send_signal(process, signal.SIGKILL))
         self._processes: dict[WorkerId, int] = {}
         self._at_least: dict[WorkerId, Nanoseconds] = {}
+        self._first: dict[WorkerId, Nanoseconds] = {}  # what an iteration may well take, as long as none was seen
         self._began: dict[WorkerId, Nanoseconds] = {}
         self._expected: set[WorkerId] = set()
         self._took: dict[WorkerId, deque[Nanoseconds]] = {}
@@ -41,7 +43,8 @@ class Leases:
     def watch(self, worker: WorkerId, pid: int, iteration_s: float) -> None:
         """This is the worker's process, and an iteration of its own may well take so long."""
         self.forget(worker)
-        self._at_least[worker] = max(self._lease, round(_TIMES_MEDIAN * iteration_s * SECOND))
+        self._at_least[worker] = self._lease
+        self._first[worker] = round(iteration_s * SECOND)
         self._took[worker] = deque(maxlen=_REMEMBERED)
         if pid:
             with suppress(ProcessLookupError):  # it has died, as the end of its channel will say
@@ -58,10 +61,11 @@ class Leases:
         """The worker begins an iteration."""
         self._began[worker] = at
 
-    def end(self, worker: WorkerId, took: Nanoseconds) -> None:
-        """The worker has pushed."""
-        self._began.pop(worker, None)
-        self._took[worker].append(took)
+    def end(self, worker: WorkerId, at: Nanoseconds) -> None:
+        """The worker has pushed; what it took since it began is what a lease is measured by, transfers included."""
+        began = self._began.pop(worker, None)
+        if began is not None:
+            self._took[worker].append(at - began)
 
     def forget(self, worker: WorkerId) -> None:
         """The worker has left."""
@@ -78,7 +82,8 @@ class Leases:
             self._began = dict.fromkeys(self._began, now)
         self._looked_at = now
         for worker, began in list(self._began.items()):
-            if now - began > self._at_least[worker] and now - began > _TIMES_MEDIAN * median(self._took[worker] or [0]):
+            usual = median(self._took[worker] or [self._first[worker]])
+            if now - began > max(self._at_least[worker], _TIMES_MEDIAN * usual):
                 self._end(worker, (now - began) / SECOND)
 
     def _end(self, worker: WorkerId, computed_s: float) -> None:
@@ -89,8 +94,7 @@ class Leases:
             _log.warning("worker %d was not ready after %.0f s; it is %s", worker, computed_s, end)
         else:
             _log.warning("worker %d has been busy for %.0f s and is taken to hang; it is %s", worker, computed_s, end)
-        if process is None:
-            self._hang_up(worker)
-            return
-        with suppress(ProcessLookupError):
-            self._kill(process)
+        if process is not None:
+            with suppress(ProcessLookupError):
+                self._kill(process)
+        self._hang_up(worker)  # what it has said already is still heard
