@@ -11,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from typer.testing import CliRunner, Result
 
+from dssp_bench.cli.compose import compose_job
 from dssp_bench.cli.main import app
+from dssp_bench.cli.run import EXAMPLES, MODELS, _is_surely_right
 from dssp_bench.experiment import run as experiment
+from dssp_bench.experiment.parts import parameter_count
 from dssp_bench.experiment.run import RunResult
 from dssp_bench.experiment.spec import ConfigurationErrors, RunSpec, build_spec
 from tests.conf.malformed import BASES, Example, command_lines, composed, configurations, keys_of, leaves
@@ -70,6 +73,10 @@ class Started:
         self.runs += 1
         return RunResult("finished", self.folder, {})
 
+    def new_folder(self, spec: RunSpec) -> Path:
+        self.runs += 1
+        raise AssertionError("a run was begun")
+
     def fork_server(self, preload: Sequence[str] = ()) -> None:
         self.processes += 1
 
@@ -81,8 +88,9 @@ class Started:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Started]:
     started = Started(tmp_path)
-    monkeypatch.setattr(experiment, "run", started.run)
-    monkeypatch.setattr("dssp_bench.cli.run.start_fork_server", started.fork_server)
+    monkeypatch.setattr(experiment, "new_folder", started.new_folder)
+    for module in ("cli.run", "experiment.run"):
+        monkeypatch.setattr(f"dssp_bench.{module}.start_fork_server", started.fork_server)
     monkeypatch.setattr("subprocess.Popen", started.process)
     monkeypatch.setattr(os, "fork", started.process)
     monkeypatch.chdir(tmp_path)
@@ -132,9 +140,33 @@ def test_a_wrong_command_line_starts_nothing_and_says_which_key(
 def test_a_right_command_line_starts_a_run(typed: tuple[list[str], list[str]], type_in: Type, started: Started) -> None:
     overrides, _ = typed
     before = started.runs
-    result = type_in(*overrides)
+    with pytest.MonkeyPatch.context() as replaced:  # the data of some are not here
+        replaced.setattr(experiment, "run", started.run)
+        result = type_in(*overrides)
     replay = "engine=replay" in overrides  # which takes all else from the record
     assert (result.exit_code, started.runs) == ((0, before + 1) if not replay else (2, before)), result.stderr
+
+
+@pytest.mark.parametrize("dataset", EXAMPLES)
+def test_what_is_started_early_takes_every_network_of_ours_and_has_so_many_examples(dataset: str) -> None:
+    for model in MODELS:
+        job = compose_job([f"model={model}", f"dataset={dataset}"])
+        built = build_spec(job.config)
+        facts = built.dataset.facts()
+        assert parameter_count(built.model, facts.input_shape, facts.classes)[0] > 0
+        assert facts.examples == EXAMPLES[dataset]
+
+
+def test_only_what_cannot_be_refused_any_more_is_started_before_torch_is_there(started: Started) -> None:
+    def early(*overrides: str) -> bool:
+        return _is_surely_right(compose_job(["engine=local", *overrides]))
+
+    assert early()
+    assert early("model=resnet20", "dataset=cifar10", "seed=3", "batch_size=128")
+    for wrong in ("batch_size=100000", "cluster.iteration_s=-1", "dataset=synthetic dataset.shape=[1,1,1]"):
+        assert not early(*wrong.split())
+    assert not early("cluster=homogeneous", "cluster.count=200", "batch_size=1")
+    assert not early("model=torchvision"), "it may not be installed"
 
 
 REFUSED = [
@@ -175,6 +207,14 @@ REFUSED = [
     ("cluster.network.latency_s=true", "cluster.network.latency_s:"),
     ("cluster.iteration_s=1e300", "cluster.iteration_s:"),
     ("engine.threads=1000000000", "engine.threads:"),
+    ("engine=local batch_size=100000", "batch_size:"),
+    ("engine=local batch_size=1437", "batch_size:"),
+    ("engine=local cluster=homogeneous cluster.count=101 batch_size=1", "cluster.workers:"),
+    ("engine=local cluster=homogeneous cluster.count=200", "batch_size:"),
+    ("engine=local cluster=homogeneous cluster.count=200 batch_size=1", "cluster.workers:"),
+    ("engine=local model=resnet20 dataset=synthetic dataset.shape=[1,1,1]", "model:"),
+    ("engine=local model=cnn dataset=synthetic dataset.shape=[1,1,1]", "model:"),
+    ("engine=local dataset=synthetic dataset.shape=[1000,10000,10000]", "dataset:"),
     ("runs_dir='~nobody-of-that-name/x'", "runs_dir:"),
     ("-cn twice", "duplicate key seed"),
     ("-cn tab", "tab.yaml, line 2"),

@@ -18,6 +18,7 @@ from dssp_bench.cli.errors import FAILED, show_error
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
 from dssp_bench.core.paradigm import Paradigm
 from dssp_bench.engines.local.fork_server import start_fork_server
+from dssp_bench.engines.options import MOST_WORKERS
 from dssp_bench.engines.termination import termination_as_interrupt
 from dssp_bench.experiment.round_trips import PRELOAD, Contender, Medians, in_turns, measure
 from dssp_bench.experiment.spec import build_spec
@@ -138,8 +139,6 @@ def _check(size: int, workers: int, seconds: float | None, device: str) -> None:
         raise ConfigurationError("--seconds", f"must be above 0 and at most {_MOST_SECONDS}, got {seconds:g}")
     if device not in ("cpu", "cuda"):
         raise ConfigurationError("--device", f"must be cpu or cuda, got {device!r}")
-    from dssp_bench.engines.local.launch import MOST_WORKERS  # with torch
-
     if workers > MOST_WORKERS:
         raise ConfigurationError("--workers", f"must be at most {MOST_WORKERS}, got {workers}")
     needed = 4 * size * (4 * workers + 8)  # float32: the vectors of `limit`, and those of the server and its evaluator

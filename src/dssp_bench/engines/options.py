@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+MOST_WORKERS = 100
+"""On one machine: a process can be handed 256 file descriptors at its start, and the server needs two for each."""
 _PORTS = 65_536
 
 

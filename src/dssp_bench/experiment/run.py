@@ -22,8 +22,8 @@ from dssp_bench.core.messages import SECOND
 from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.fork_server import start_fork_server
-from dssp_bench.engines.local.launch import MOST_WORKERS, devices, server_device, transports
-from dssp_bench.engines.options import ClusterOptions, LocalOptions, ReplayOptions
+from dssp_bench.engines.local.launch import devices, server_device, transports
+from dssp_bench.engines.options import MOST_WORKERS, ClusterOptions, LocalOptions, ReplayOptions
 from dssp_bench.engines.termination import interrupt_deferred, termination_as_interrupt
 from dssp_bench.experiment.cluster import check_cluster, run_on_cluster
 from dssp_bench.experiment.environment import environment
@@ -81,8 +81,6 @@ def resume(folder: Path, watchers: Sequence[Watcher] = ()) -> RunResult:
 def _to_the_end(kind: "type[_Run]", spec: RunSpec, watchers: Sequence[Watcher]) -> RunResult:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError("a worker imports the script that calls run(); call it under `if __name__ == '__main__':`")
-    if isinstance(spec.engine, LocalOptions):
-        start_fork_server(PRELOAD)  # it imports torch while this process reads the data
     return kind(spec, Watchers(watchers)).to_the_end()
 
 
@@ -174,7 +172,9 @@ class _Training(_Run):
     def prepare(self) -> RunInfo:
         """Read the data, and see whether everything fits together."""
         extra = self.put_together()
-        return _describe(self.spec, self.hold(new_folder(self.spec)), extra, self._plan.total_pushes)
+        folder = self.hold(new_folder(self.spec))
+        self.make_ready()
+        return _describe(self.spec, folder, extra, self._plan.total_pushes)
 
     def put_together(self) -> dict[str, Any]:
         """The run's parts; what is to be said of where they are."""
@@ -194,6 +194,11 @@ class _Training(_Run):
             check_cluster(spec.engine)
             extra["transport"] = ["tcp"] * len(layout.workers)
         return extra
+
+    def make_ready(self) -> None:
+        """Nothing can be refused any more; what starts the processes imports torch while this one goes on."""
+        if isinstance(self.spec.engine, LocalOptions):
+            start_fork_server(PRELOAD)
 
     def carry_out(self) -> None:
         """Train, on the engine that was chosen."""
@@ -220,6 +225,7 @@ class _Resumed(_Training):
         self.put_together()
         before = RunRecords(folder).environment or {}
         self.past = left_state(folder)
+        self.make_ready()
         here = {"started_at": _now().isoformat(), **where_it_was_left(self.past)}
         self.report["resumed"] = [*before.get("resumed", []), here]
         now = {key: value for key, value in environment().items() if key in ("host", "pid")}

@@ -26,6 +26,7 @@ from dssp_bench.core.schedule import ScheduleClock, ScheduleScale
 from dssp_bench.engines.engine import OnNan, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout, Device
 from dssp_bench.engines.options import (
+    MOST_WORKERS,
     ClusterOptions,
     EngineOptions,
     FolderPath,
@@ -252,16 +253,19 @@ def build_worker_spec(config: Mapping[str, Any]) -> WorkerSpec:
     return WorkerSpec(**parts, batch_size=general.batch_size, seed=general.seed)
 
 
-def is_right_so_far(config: Mapping[str, Any]) -> bool:
-    """Whether nothing is wrong with it that can be seen without torch: all but model, data set and CUDA devices.
+def is_right_so_far(config: Mapping[str, Any], examples: int) -> bool:
+    """Whether nothing is wrong with a run in real processes that can be seen without torch, on so many examples.
 
-    False if a CUDA device is named, as nobody knows then.
+    That is all but model, data set and CUDA devices. False if a CUDA device is named, as nobody knows then.
     """
     builder = _Builder(config)
-    _, parts = _light_parts(builder)
+    general, parts = _light_parts(builder)
     if builder.errors or any(_named_devices(config, parts["cluster"], parts["evaluation"])):
         return False
-    return not (isinstance(parts["engine"], LocalOptions) and any(_impossible_speeds(parts["cluster"])))
+    workers = len(parts["cluster"].workers)
+    if workers > MOST_WORKERS or general.batch_size > examples // workers:
+        return False
+    return not any(_impossible_speeds(parts["cluster"]))
 
 
 def default_runs_dir() -> Path:

@@ -45,8 +45,6 @@ _log = logging.getLogger(__name__)
 _SNAPSHOTS = 4
 _PATIENCE_S = 5.0
 _UNKNOWN_EXIT = 255  # what multiprocessing says if the process that could tell is gone
-MOST_WORKERS = 100
-"""A process can be handed 256 file descriptors at its start, and the server needs two for each worker."""
 
 
 @dataclass
