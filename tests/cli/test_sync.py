@@ -1,5 +1,6 @@
 """`dssp-bench sync`, as it is typed."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner, Result
 
 from dssp_bench.cli.main import app
-from dssp_bench.experiment.mlflow_store import waiting_at_most
+from dssp_bench.experiment.mlflow_store import open_store, waiting_at_most
 from dssp_bench.records.files import write_yaml
 from tests.experiment.mlflow_runs import CONFIG, describe, leave, live, locked, new_store
 
@@ -39,6 +40,14 @@ def test_runs_may_be_named(tmp_path: Path) -> None:
     write_yaml(tmp_path / "two" / "config.yaml", {**CONFIG, "tracking": {"mlflow": False}})
     said = sync("two", "--runs-dir", tmp_path).stdout.splitlines()
     assert said == ["two: left alone: its configuration says tracking.mlflow=false"]
+
+
+def test_also_if_no_folder_is_left_what_mlflow_takes_to_go_on_is_ended(tmp_path: Path) -> None:
+    new_store(tmp_path)
+    client, experiment = open_store(tmp_path)
+    client.create_run(experiment, tags={"dssp.run": "deleted", "dssp.host": platform.node()})
+    assert sync("--runs-dir", tmp_path).stdout == "deleted: ended in MLflow, KILLED\n"
+    assert sync("--runs-dir", tmp_path).stdout == "nothing was missing\n"
 
 
 def test_what_cannot_work_is_said_in_a_line_or_two(tmp_path: Path) -> None:

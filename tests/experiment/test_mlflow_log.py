@@ -1,5 +1,6 @@
 """Runs in MLflow: what is logged, when, and what happens if MLflow does not play along."""
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from dssp_bench.experiment import mlflow_log
 from dssp_bench.experiment.mlflow_log import MlflowLog, Patience
-from dssp_bench.experiment.mlflow_store import WHOLE_TAG, stored_runs
+from dssp_bench.experiment.mlflow_store import WHOLE_TAG, open_store, stored_runs
 from dssp_bench.experiment.watcher import RunInfo
 from dssp_bench.paradigms.dssp import DSSP
 from dssp_bench.records.files import write_yaml
@@ -124,6 +125,22 @@ def test_the_database_is_away_for_a_part_of_the_run_and_nothing_is_missing_at_it
     assert log.failed is None
     found = [as_logged(tmp_path, name).apart_from("dssp.run", "dssp.folder") for name in ("undisturbed", "disturbed")]
     assert found[0] == found[1]
+
+
+def test_runs_of_killed_drivers_are_ended_as_soon_as_mlflow_can_be_reached(tmp_path: Path) -> None:
+    runs = new_store(tmp_path)
+    client, experiment = open_store(runs)
+    client.create_run(experiment, tags={"dssp.run": "killed", "dssp.host": platform.node()})
+    log = MlflowLog(NONE)
+    info = describe(runs, "alive")
+    with locked(runs):
+        log.start(info)
+    assert stored_runs(runs)["killed"].status == "RUNNING"
+    records, summary = leave(info)
+    log.records(records)
+    assert stored_runs(runs)["killed"].status == "KILLED"
+    log.finish("finished", records, summary, "")
+    assert stored_runs(runs)["alive"].status == "FINISHED"
 
 
 def test_attempts_become_rare_while_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

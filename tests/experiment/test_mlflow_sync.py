@@ -1,11 +1,13 @@
 """What MLflow lacks of runs that are over, sent from their folders."""
 
+import platform
 import shutil
 from pathlib import Path
 
 import pytest
 
 from dssp_bench.core.errors import DsspBenchError
+from dssp_bench.experiment.leftovers import open_in_mlflow
 from dssp_bench.experiment.mlflow_log import MlflowLog
 from dssp_bench.experiment.mlflow_store import open_store, stored_runs, waiting_at_most
 from dssp_bench.experiment.mlflow_sync import Synced, runs_in, sync
@@ -202,3 +204,14 @@ def test_a_database_that_stays_locked_is_said_once(runs: Path) -> None:
     ):
         synced(runs)
     assert open_store(runs)
+
+
+def test_a_run_whose_folder_is_gone_is_ended(runs: Path) -> None:
+    client, experiment = open_store(runs)
+    for name, host in (("deleted", platform.node()), ("elsewhere", "another machine")):
+        client.create_run(experiment, tags={"dssp.run": name, "dssp.host": host})
+    assert open_in_mlflow(runs) == ["deleted"]
+    assert list(sync([], runs)) == [Synced("deleted", "ended in MLflow, KILLED")]
+    assert open_in_mlflow(runs) == []
+    assert stored_runs(runs)["elsewhere"].status == "RUNNING"
+    assert list(sync([], runs)) == []

@@ -6,7 +6,6 @@ a run share with the one that forked them. Its driver is gone when nobody holds 
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dssp_bench.experiment.mlflow_store import database, stored_runs
+from dssp_bench.experiment.mlflow_store import database, stale_runs
 from dssp_bench.records.lock import goes_on
 
 PROC, SHM = Path("/proc"), Path("/dev/shm")
@@ -196,6 +195,4 @@ def open_in_mlflow(runs_dir: Path) -> list[str]:
     """The runs of this machine that MLflow shows as running although they do not go on. Raises RecordsError."""
     if not database(runs_dir).exists():
         return []
-    running = stored_runs(runs_dir, "run.status = 'RUNNING'").values()
-    here = [run.name for run in running if not run.deleted and run.host in ("", platform.node())]
-    return sorted(name for name in here if not (runs_dir / name).is_dir() or not goes_on(runs_dir / name))
+    return sorted(run.name for run in stale_runs(runs_dir))

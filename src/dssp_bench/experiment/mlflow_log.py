@@ -7,6 +7,7 @@ longer than a moment, there is nothing that a thread would have to wait for in i
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from dssp_bench.experiment.mlflow_content import points_of
@@ -59,11 +60,12 @@ class MlflowLog(Watcher):
         self._in_mlflow: MlflowRun | None = None
         self._failures = 0
         self._rests_until = 0.0
+        self._stale_may_be_there = True
 
     def start(self, run: RunInfo) -> None:
         """Create the run, and the store if there is none."""
         self._run = run
-        self._done(lambda there: end_stale_runs(there.client, run.runs_dir, run.name), self._patience.moment_s)
+        self._done(lambda _there: None, self._patience.moment_s)
 
     def records(self, records: RunRecords) -> None:
         """Log what is new in the records."""
@@ -103,6 +105,7 @@ class MlflowLog(Watcher):
                     self._in_mlflow = MlflowRun.of(self._run)
                     self._in_mlflow.go_on()
                 action(self._in_mlflow)
+                self._end_stale(self._in_mlflow, self._run)
         except Exception as error:
             self.failed = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             self._in_mlflow = None
@@ -113,3 +116,10 @@ class MlflowLog(Watcher):
         self.failed = None
         self._failures = 0
         return True
+
+    def _end_stale(self, there: MlflowRun, run: RunInfo) -> None:
+        """End the runs of killed drivers, once; if that is in vain, it is tried again, and harms this run in no way."""
+        if self._stale_may_be_there:
+            with suppress(Exception):
+                end_stale_runs(there.client, run.runs_dir, run.name)
+                self._stale_may_be_there = False

@@ -112,6 +112,13 @@ def _rows(store: Path, query: str, *values: str) -> list[tuple[Any, ...]]:
         raise RecordsError(f"{store} cannot be read: {error}") from error
 
 
+def stale_runs(runs_dir: Path, but: str = "") -> list[StoredRun]:
+    """The runs of this machine that MLflow shows as running although they do not go on. Raises RecordsError."""
+    running = stored_runs(runs_dir, "run.status = 'RUNNING' AND name.value != ?", but).values()
+    here = [run for run in running if not run.deleted and run.host in ("", platform.node())]
+    return [run for run in here if not (runs_dir / run.name).is_dir() or not goes_on(runs_dir / run.name)]
+
+
 # --- with MLflow ---
 
 
@@ -173,12 +180,16 @@ def log_report(runs_dir: Path, name: str, folder: Path) -> None:
     client.set_terminated(run.info.run_id)
 
 
-def end_stale_runs(client: Any, runs_dir: Path, but: str = "") -> None:
-    """End what still says RUNNING although nobody, on this machine, is at it: as its summary says, or as KILLED."""
-    for run in stored_runs(runs_dir, "run.status = 'RUNNING' AND name.value != ?", but).values():
-        folder = runs_dir / run.name
-        if not run.deleted and run.host == platform.node() and not (folder.is_dir() and goes_on(folder)):
-            client.set_terminated(run.run_id, status_of(folder))
+def end_stale_runs(client: Any, runs_dir: Path, but: str = "") -> dict[str, str]:
+    """End what still says RUNNING although nobody, on this machine, is at it: as its summary says, or as KILLED.
+
+    Gives their names, each with what it was ended as.
+    """
+    ended = {}
+    for run in stale_runs(runs_dir, but):
+        ended[run.name] = status_of(runs_dir / run.name)
+        client.set_terminated(run.run_id, ended[run.name])
+    return ended
 
 
 def status_of(folder: Path) -> str:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dssp_bench.core.errors import DsspBenchError
-from dssp_bench.experiment.mlflow_store import StoredRun, database, open_store, quiet, status_of, stored_runs
+from dssp_bench.experiment.mlflow_store import (
+    StoredRun,
+    database,
+    end_stale_runs,
+    open_store,
+    quiet,
+    stale_runs,
+    status_of,
+    stored_runs,
+)
 from dssp_bench.records.lock import going_on
 
 if TYPE_CHECKING:  # with pandas, which takes a while
@@ -30,17 +39,31 @@ def runs_in(runs_dir: Path) -> list[Path]:
     return sorted(path.parent for path in runs_dir.absolute().glob("*/config.yaml"))
 
 
-def sync(folders: Iterable[Path]) -> Iterator[Synced]:
+def sync(folders: Iterable[Path], runs_dir: Path | None = None) -> Iterator[Synced]:
     """Send what is missing of these runs, one after the other. Raises DsspBenchError if MLflow's store cannot be used.
 
-    Runs of which MLflow has everything are passed over quickly, and without a word.
+    Runs of which MLflow has everything are passed over quickly, and without a word. Runs of these stores, and of the
+    one in `runs_dir`, that do not go on although MLflow says so, as their folders are gone, are ended there.
     """
-    by_store: dict[Path, list[Path]] = {}
+    by_store: dict[Path, list[Path]] = {runs_dir: []} if runs_dir else {}
     for folder in folders:
         by_store.setdefault(folder.parent, []).append(folder)
     for runs_dir, of_store in by_store.items():
         stored = stored_runs(runs_dir) if database(runs_dir).exists() else {}
         yield from _synced([folder for folder in of_store if not _is_whole(stored.get(folder.name))], stored)
+        told = {folder.name for folder in of_store}
+        yield from (run for run in _ended(runs_dir) if run.name not in told)
+
+
+def _ended(runs_dir: Path) -> Iterator[Synced]:
+    if not database(runs_dir).exists() or not stale_runs(runs_dir):  # without MLflow, most often
+        return
+    try:
+        ended = end_stale_runs(open_store(runs_dir)[0], runs_dir)
+    except Exception as error:
+        raise _StoreError(f"{database(runs_dir)} cannot be used: {error}") from error
+    for name, status in ended.items():
+        yield Synced(name, f"ended in MLflow, {status}")
 
 
 def _is_whole(stored: StoredRun | None) -> bool:
