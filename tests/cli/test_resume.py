@@ -1,5 +1,6 @@
 """`dssp-bench resume`, as a user types it."""
 
+import errno
 import json
 import os
 import signal
@@ -108,3 +109,34 @@ def test_a_run_of_which_nobody_wrote_down_where_it_ran_goes_on(tmp_path: Path) -
     folder = interrupted(tmp_path)
     (folder / "environment.json").unlink()
     assert typed(folder)[0] == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_if_nothing_can_be_written_that_is_said_and_nothing_is_lost(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = interrupted(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(folder / "environment.json"))
+
+    with monkeypatch.context() as full:
+        full.setattr("dssp_bench.experiment.run.write_json", refuse)
+        code, output = typed(folder)
+    assert code == 2
+    assert f"cannotgoonin{folder}:{os.strerror(number)}".replace(" ", "") in "".join(output.split())
+    assert typed(folder)[0] == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["resumed"][0]["after_pushes"] > 0
+
+
+def test_a_run_that_cannot_be_locked_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted(tmp_path)
+
+    def refuse(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    code, output = typed(folder)
+    assert code == 2
+    assert "cannot be locked" in output

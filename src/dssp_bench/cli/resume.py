@@ -6,6 +6,7 @@ from rich.console import Console
 
 from dssp_bench.cli.errors import FAILED, INTERRUPTED
 from dssp_bench.core.errors import ConfigurationError
+from dssp_bench.experiment.folders import folders_of
 from dssp_bench.experiment.spec import default_runs_dir
 
 
@@ -16,10 +17,10 @@ def resume(run: str, runs_dir: Path | None) -> int:
     from dssp_bench.experiment.run import resume as go_on
 
     runs = runs_dir.absolute() if runs_dir else default_runs_dir()
-    folder = next((path for path in (Path(run).expanduser(), runs / run) if path.is_dir()), None)
-    if folder is None:
+    there = folders_of(run, runs)
+    if not there:
         raise ConfigurationError("RUN", f"there is no run folder {run!r}", f"runs are under {runs}")
-    folder = folder.absolute()
+    folder = there[0].absolute()
     try:
         result = go_on(folder, watchers(left_spec(folder), in_sweep=False))
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dssp_bench.cli.errors import FAILED
 from dssp_bench.core.errors import ConfigurationError
+from dssp_bench.experiment.folders import folders_of
 from dssp_bench.experiment.mlflow_store import database
 from dssp_bench.experiment.mlflow_sync import runs_in, sync
 from dssp_bench.experiment.spec import default_runs_dir
@@ -33,7 +34,7 @@ def sync_runs(runs: Sequence[str], runs_dir: Path | None) -> int:
 
 
 def _folder(run: str, runs_dir: Path) -> Path:
-    for folder in (Path(run).expanduser(), runs_dir / run):
+    for folder in folders_of(run, runs_dir):
         if (folder / "config.yaml").is_file():
             return folder.absolute()
     hint = f"runs are under {runs_dir}; --runs-dir says others"

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dssp_bench.analysis.trace import write_trace
 from dssp_bench.core.errors import ConfigurationError
+from dssp_bench.experiment.folders import folders_of
 from dssp_bench.experiment.spec import default_runs_dir
 from dssp_bench.records.files import write_whole
 from dssp_bench.records.reader import RunRecords
@@ -43,9 +44,8 @@ def trace(run: str, runs_dir: Path | None, output: Path | None, begin_s: float |
 def recorded_run(run: str, runs_dir: Path | None) -> RunRecords:
     """A run by its folder, or by the folder's name under the runs folder. Raises ConfigurationError, RecordsError."""
     runs = runs_dir or default_runs_dir()
-    for folder in (Path(run).expanduser(), runs / run):
-        if folder.is_dir():
-            return RunRecords.open(folder)
+    if there := folders_of(run, runs):
+        return RunRecords.open(there[0])
     raise ConfigurationError("RUN", f"there is no run folder {run!r}", f"runs are under {runs}; --runs-dir says others")
 
 

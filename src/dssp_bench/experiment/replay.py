@@ -15,6 +15,7 @@ from dssp_bench.engines.observer import Observer, Recording
 from dssp_bench.engines.options import ReplayOptions
 from dssp_bench.engines.replay import ReplayEngine
 from dssp_bench.engines.serve import serve
+from dssp_bench.experiment.folders import folders_of
 from dssp_bench.experiment.plan import make_plan
 from dssp_bench.experiment.spec import RunSpec, build_spec
 from dssp_bench.records.reader import RunRecords
@@ -95,12 +96,11 @@ def _different_rows(left: pa.Table, right: pa.Table) -> int:
 
 def find_run(run: str, runs_dir: Path) -> RunRecords:
     """A recorded run by its folder, or by the folder's name under the runs folder. Raises ConfigurationError."""
-    for folder in (Path(run).expanduser(), runs_dir / run):
-        if folder.is_dir():
-            try:
-                return RunRecords.open(folder)
-            except RecordsError as error:
-                raise ConfigurationError("engine.run", str(error)) from error
+    if there := folders_of(run, runs_dir):
+        try:
+            return RunRecords.open(there[0])
+        except RecordsError as error:
+            raise ConfigurationError("engine.run", str(error)) from error
     raise ConfigurationError("engine.run", f"there is no run folder {run!r}", f"runs are under {runs_dir}")
 
 

@@ -99,8 +99,12 @@ class _Run(ABC):
         self.folder = self.info.folder
 
     def hold(self, folder: Path) -> Path:
-        """From now to its end the run goes on in this folder."""
-        self._held.enter_context(going_on(folder))
+        """From now to its end the run goes on in this new folder."""
+        try:
+            self._held.enter_context(going_on(folder))
+        except DsspBenchError:
+            folder.rmdir()
+            raise
         return folder
 
     @abstractmethod
@@ -221,8 +225,14 @@ class _Resumed(_Training):
 
     def prepare(self) -> RunInfo:
         """As for a new run, but in the run's own folder."""
-        folder = self.spec.runs_dir / str(self.spec.name)
         self.put_together()
+        folder = self.spec.runs_dir / str(self.spec.name)
+        try:
+            return self._brought_back(folder)
+        except OSError as error:  # a disk that is full, or may not be written to
+            raise ConfigurationError("RUN", f"cannot go on in {folder}: {error.strerror or error}") from error
+
+    def _brought_back(self, folder: Path) -> RunInfo:
         before = RunRecords(folder).environment or {}
         self.past = left_state(folder)
         self.make_ready()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from dssp_bench.analysis.arms import Condition, flat, shown
 from dssp_bench.core.errors import ConfigurationError, RecordsError
+from dssp_bench.experiment.folders import folders_of, is_there
 from dssp_bench.experiment.mlflow_store import name_by_id
 from dssp_bench.experiment.spec import nearest, unknown_key
 from dssp_bench.records.reader import RunRecords
@@ -65,7 +66,7 @@ def in_words(left_out: dict[str, int]) -> str:
 
 
 def _condition(selector: str) -> Condition | None:
-    return None if Path(selector).expanduser().exists() else Condition.parsed(selector)
+    return None if is_there(selector) else Condition.parsed(selector)
 
 
 def _all(runs_dir: Path) -> list[Path]:
@@ -79,8 +80,7 @@ def _all(runs_dir: Path) -> list[Path]:
 
 def _named(name: str, runs_dir: Path) -> list[Path]:
     """The folders of the runs that a name or a path stands for. Raises ConfigurationError."""
-    places = (Path(name).expanduser(), runs_dir / name, runs_dir / SWEEPS / name)
-    there = [place for place in places if place.is_dir()]
+    there = folders_of(name, runs_dir, runs_dir / SWEEPS)
     for place in there:
         if folders := _runs_at(place.absolute()):
             return folders

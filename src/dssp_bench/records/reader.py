@@ -128,14 +128,14 @@ class RunRecords:
 
     def _parsed(self, name: str, parse: Any) -> Any:
         path = self.folder / name
-        if not path.exists():
-            return None
         try:
+            if not path.exists():
+                return None
             parsed = parse(path.read_text(encoding="utf-8"))
             if parsed is not None and not isinstance(parsed, dict):
                 raise ValueError("it holds no keys")
             return parsed
-        except (ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise RecordsError(f"{path} cannot be read: {error}") from error
 
 
