@@ -235,12 +235,12 @@ class _Resumed(_Training):
     def _brought_back(self, folder: Path) -> RunInfo:
         before = RunRecords(folder).environment or {}
         self.past = left_state(folder)
-        self.make_ready()
         here = {"started_at": _now().isoformat(), **where_it_was_left(self.past)}
         self.report["resumed"] = [*before.get("resumed", []), here]
         now = {key: value for key, value in environment().items() if key in ("host", "pid")}
         surroundings = {**before, **now, "resumed": self.report["resumed"]}
         write_json(folder / "environment.json", surroundings)
+        self.make_ready()
         return _info(self.spec, folder, surroundings, self._plan.total_pushes)
 
 
