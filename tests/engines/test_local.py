@@ -4,7 +4,9 @@ Nothing here depends on how fast the machine is: what is asserted is who did wha
 run, fed back through the core, gives the same decisions.
 """
 
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from dssp_bench.core.errors import ConfigurationError
 from dssp_bench.experiment.run import RunResult, run
+from dssp_bench.experiment.watcher import RunStatus
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import HETERO, MLP, PARADIGMS, spec, troubled
 from tests.experiment.watching import Watched, held_resources, internet_sockets, kill, run_processes
@@ -129,8 +132,6 @@ def test_there_is_a_process_for_everyone_and_no_port_is_opened(tmp_path: Path) -
     sockets: list[int] = []
 
     def look() -> None:
-        import multiprocessing
-
         seen.extend(run_processes())
         sockets.extend(internet_sockets(process.pid or 0) for process in multiprocessing.active_children())
         sockets.append(internet_sockets(os.getpid()))
@@ -326,3 +327,58 @@ def test_a_loss_that_is_no_number_is_recorded_and_replayed(tmp_path: Path) -> No
     assert result.status == "finished"
     assert records(result).pushes["loss"].isna().any()
     assert run(spec(tmp_path, "ssp", result.folder.name)).error == ""
+
+
+# --- after the last push ----------------------------------------------------------------------------------------------
+
+
+def test_an_evaluator_that_dies_when_all_is_done_costs_the_last_evaluations_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(lambda: kill("evaluator"), after_pushes=40)
+    model = slow(evaluation_pause_s=60)
+    result = local(tmp_path, "asp", watched, model=model, stop={"pushes": 40})
+    assert (result.status, result.error) == ("finished", "")
+    assert "the evaluator died; 2 evaluations are missing" in caplog.messages
+    assert sum(clocks(result).values()) == 40
+
+
+def test_ctrl_c_is_heard_while_the_last_evaluations_are_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(lambda: os.kill(os.getpid(), signal.SIGINT), after_pushes=40)
+    model = slow(evaluation_pause_s=60)
+    with pytest.raises(KeyboardInterrupt):
+        local(tmp_path, "asp", watched, model=model, stop={"pushes": 40})
+    assert "the run was stopped after its last push; 2 evaluations are missing" in caplog.messages
+    ((status, of_it, _, _),) = watched.finished
+    assert status == "killed"
+    assert of_it is not None
+    assert len(of_it.pushes) == 40
+
+
+def test_the_memory_of_a_worker_that_was_replaced_is_let_go(tmp_path: Path) -> None:
+    class Counting(Watched):
+        """Kills a worker and its successors, and looks each time that one is at work."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mapped: list[int] = []
+            self.killed: set[int | None] = set()
+
+        def progress(self, status: RunStatus) -> None:
+            there = {child.pid for child in multiprocessing.active_children() if child.name == "dssp-bench slow"}
+            if there - self.killed and status.workers[1].state == "computing" and status.pushes > 5:
+                self.mapped.append(pieces_of_memory("server"))
+                self.killed |= there
+                kill("slow")
+
+    watched = Counting()
+    changes: dict[str, Any] = {"on_worker_loss": "restart", "stop": {"pushes": 1000}, "model": slow()}
+    local(tmp_path, "asp", watched, **changes)
+    assert len(watched.mapped) >= 3
+    assert len(set(watched.mapped)) == 1
+
+
+def pieces_of_memory(name: str) -> int:
+    """How many pieces of shared memory a process of this run has."""
+    (pid,) = (child.pid for child in multiprocessing.active_children() if child.name == f"dssp-bench {name}")
+    return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").count("memfd:dssp-bench")

@@ -1,18 +1,20 @@
 """The one loop, with an engine whose events are written down."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from math import nan
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from dssp_bench.core.coordinator import Coordinator
-from dssp_bench.core.errors import ProtocolViolation
+from dssp_bench.core.errors import NotFinite, ProtocolViolation
 from dssp_bench.core.messages import Decision, Event, Joined, Left, Nanoseconds, Outcome, Push, Timer, TimerFired, Use
 from dssp_bench.core.paradigm import Paradigm, View
 from dssp_bench.core.schedule import LearningRate
 from dssp_bench.core.server import ParameterServer, Slot
 from dssp_bench.engines.engine import Limits
+from dssp_bench.engines.observer import Observer
 from dssp_bench.engines.serve import serve
 from dssp_bench.paradigms.asp import ASP
 from dssp_bench.paradigms.bsp import BSP
@@ -239,3 +241,19 @@ def test_the_rate_may_be_divided_by_the_staleness_of_the_gradient() -> None:
 def test_the_rates_that_observers_see_are_those_that_the_weights_changed_by() -> None:
     played = Played(ASP(), turns(*[0, 1] * 4), rates=rate(milestones=(0.5, 1.5), scale="linear_workers"))
     assert [applied for _, applied in played.rule.steps] == played.seen.rates
+
+
+def test_no_checkpoint_can_be_made_of_a_state_in_which_the_run_must_end() -> None:
+    class Rests(Observer):
+        at: ClassVar[list[Nanoseconds]] = []
+
+        def on_outcome(self, outcome: Outcome, learning_rates: Sequence[float]) -> None:
+            pass
+
+        def on_rest(self, at: Nanoseconds) -> None:
+            self.at.append(at)
+
+    events = [Push(0, 1, 1, 0.5), Push(1, 2, 1, 0.5), Push(0, 3, 2, nan, finite=False), Push(1, 4, 2, 0.5)]
+    with pytest.raises(NotFinite):
+        serve(Coordinator(ASP(), (0, 1)), ScriptedEngine(events, []), Limits(on_nan="stop"), rate(), None, [Rests()])
+    assert Rests.at == [1, 2]

@@ -44,12 +44,12 @@ def serve(
                 break
             at = event.at
             loop.handle(event, limits.iterations)
-            for take_a_rest in rest:
-                take_a_rest(at)
             if type(event) is Push:
                 skipped = 0 if event.finite else skipped + 1
                 if skipped and (limits.on_nan == "stop" or skipped > _MOST_SKIPPED):
-                    raise _not_finite(event, coordinator, skipped)
+                    raise _not_finite(event, coordinator, skipped)  # before anybody keeps this state to go on from it
+            for take_a_rest in rest:
+                take_a_rest(at)
         for observer in observers:
             observer.on_finish(at)
     return at

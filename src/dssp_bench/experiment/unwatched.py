@@ -65,5 +65,6 @@ def carried_out(run: LocalRun, look_every_s: float = 1.0) -> Generator[dict[str,
             elif message.kind is Kind.EVALUATED:
                 evaluation = Evaluation(*message.json())
             elif message.kind is Kind.DONE:
-                assert evaluation
+                if evaluation is None:
+                    raise DsspBenchError("the run came to its end, but its evaluator did not")
                 return Ended(evaluation, local.page(), message.json())

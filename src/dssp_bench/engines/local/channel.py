@@ -90,6 +90,12 @@ class Channel:
         """Send a message with a JSON body; False if the peer is gone."""
         return self.send(kind, number, 0.0, json.dumps(content).encode())
 
+    def send_json_in_parts(self, kind: Kind, content: Any) -> bool:
+        """Send JSON of any length, as messages that are numbered down to 0; False if the peer is gone."""
+        text = json.dumps(content).encode()
+        parts = [text[begin : begin + _LONGEST_TEXT] for begin in range(0, len(text), _LONGEST_TEXT)]
+        return all(self.send(kind, left, body=part) for left, part in zip(range(len(parts))[::-1], parts, strict=True))
+
     def send_text(self, kind: Kind, text: str) -> bool:
         """Send a text, or as much of its end as fits into one message; False if the peer is gone."""
         return self.send(kind, body=text.encode(errors="replace")[-_LONGEST_TEXT:])
@@ -150,6 +156,15 @@ class FileChannel(Channel):
         except ConnectionResetError:
             return None
         return _unpacked(frame) if frame else None
+
+
+def those_with_news(channels: Sequence[Channel], within_s: float) -> list[Channel]:
+    """Those of the channels on which there is something to receive, at the latest after so long."""
+    poll = select.poll()
+    for channel in channels:
+        poll.register(channel, select.POLLIN)
+    ready = {file for file, _ in poll.poll(within_s * 1000)}
+    return [channel for channel in channels if channel.fileno() in ready]
 
 
 def channel_pair() -> tuple[Channel, Channel]:

@@ -118,6 +118,7 @@ class LocalRun:
         self._places = job.places()
         self._channel: FileChannel | None = None
         self._page: StatusPage | None = None
+        self._last_word = b""
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -160,14 +161,20 @@ class LocalRun:
         here.close()
 
     def message(self, timeout_s: float) -> Message | None:
-        """What the server says within that time; None if it says nothing. Raises EOFError if it is gone."""
+        """What the server says within that time; None if it says nothing. Raises EOFError if it is gone.
+
+        Its last word comes in parts, and is given when it is complete.
+        """
         assert self._channel
         if not self._selector.select(timeout_s):
             return None
         message = self._channel.receive()
         if message is None:
             raise EOFError
-        return message
+        if message.kind is not Kind.DONE:
+            return message
+        self._last_word += message.body
+        return None if message.number else message._replace(body=self._last_word)
 
     def close(self, patience_s: float = _PATIENCE_S) -> None:
         """Wait a little for the processes to end by themselves, then end them."""

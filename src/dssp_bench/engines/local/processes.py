@@ -31,7 +31,7 @@ from dssp_bench.core.update import SGD
 from dssp_bench.engines.checkpoints import CheckpointPlan, Checkpoints, Past, check
 from dssp_bench.engines.engine import Limits, OnWorkerLoss
 from dssp_bench.engines.layout import ClusterLayout
-from dssp_bench.engines.local.channel import Channel, FileChannel, Kind, Message, channel_of
+from dssp_bench.engines.local.channel import Channel, FileChannel, Kind, Message, channel_of, those_with_news
 from dssp_bench.engines.local.crew import Copier, Crew, StripedUpdate, threads_for
 from dssp_bench.engines.local.engine import LocalEngine, Post
 from dssp_bench.engines.local.memory import SharedTensors, cuda_handle, open_cuda_handle
@@ -286,6 +286,7 @@ class _Server:
         self._replaced: dict[WorkerId, WorkerId] = {}
         self._restarts: Counter[WorkerId] = Counter()
         self._awaited: set[WorkerId] = set()  # those for whom somebody will come
+        self._lost_here: set[WorkerId] = set()  # those whose memory is still kept
         posts = self._meet_workers()
         self._snapshots = self._meet_evaluator()
         self._free = list(range(job.snapshot_count))
@@ -334,7 +335,8 @@ class _Server:
             snapshots.restore(job.past.state["snapshots"])
             checkpoints.restore(job.past)
         started = _Started(self._engine, job.driver)
-        observers = [Recording(self._recorder), self._page, self._membership, started, checkpoints, snapshots]
+        gone = _Gone(self._coordinator, self._lost_here, self._let_go)
+        observers = [Recording(self._recorder), self._page, self._membership, started, checkpoints, snapshots, gone]
         left_at = job.past.left_at if job.past else None
         try:
             duration = serve(
@@ -356,7 +358,7 @@ class _Server:
         }
         self._shards.stop()
         self._tell_driver(wait=True)
-        job.driver.send_json(Kind.DONE, report)
+        job.driver.send_json_in_parts(Kind.DONE, report)
 
     def _sgd(self, weights: Tensor) -> SGD:
         return SGD(weights, **self._job.optimizer)
@@ -437,6 +439,7 @@ class _Server:
     def _on_loss(self, worker: WorkerId) -> bool:
         """After a death the run ends, or goes on; True if a replacement will come."""
         job, place = self._job, self._places[worker]
+        self._lost_here.add(worker)
         if job.on_worker_loss == "stop":
             raise WorkerFailed(f"worker {worker} died; on_worker_loss=continue lets the others go on")
         if job.on_worker_loss == "continue":
@@ -488,6 +491,11 @@ class _Server:
         self._shards.expect(worker)
         return Post(channel, weights)
 
+    def _let_go(self, worker: WorkerId) -> None:
+        """Nobody will look at what is in this worker's memory any more."""
+        self._slots.pop(worker, None)
+        self._job.workers.pop(worker, None)
+
     def _hand_over(self, channel: Channel) -> list[Tensor]:
         """Room for one worker in the server's own CUDA memory; the worker gets handles."""
         room = [torch.zeros_like(t) for t in (self._weights, self._weights, self._statistics)]
@@ -527,19 +535,32 @@ class _Server:
         self._job.evaluator.send(Kind.SNAPSHOT, number)
 
     def _await_evaluations(self) -> None:
-        """The run is over, so there is time; but not for an evaluator that hangs."""
+        """There is time, as the run is over; but not for an evaluator that hangs or died, nor if the user has none."""
         if self._crew:
             self._crew.drain()  # which raises what its last task did
         self._shards.drain()
+        evaluator, driver = self._job.evaluator, self._job.driver
         while self._pending:
-            if not self._job.evaluator.has_news(_EVALUATION_S):
-                _log.warning(
-                    "the evaluator has said nothing for an hour; %d evaluations are missing", len(self._pending)
-                )
-                self._pending.clear()
-                self._free.clear()
-                return
-            self._on_message("evaluator", self._job.evaluator.receive())
+            speaking = those_with_news((driver, evaluator), _EVALUATION_S)
+            if not speaking:
+                self._do_without_evaluations("the evaluator has said nothing for an hour")
+            elif driver in speaking:
+                self._hear_driver_at_the_end(driver.receive())
+            elif message := evaluator.receive():
+                self._on_message("evaluator", message)
+            else:
+                self._do_without_evaluations("the evaluator died")
+
+    def _hear_driver_at_the_end(self, message: Message | None) -> None:
+        """It may still ask to stop; for a replacement it is too late."""
+        if message is None or message.kind is Kind.STOP:
+            self._on_message("driver", message)
+            self._do_without_evaluations("the run was stopped after its last push")
+
+    def _do_without_evaluations(self, reason: str) -> None:
+        _log.warning("%s; %d evaluations are missing", reason, len(self._pending))
+        self._pending.clear()
+        self._free.clear()  # so there will be no more
 
     def _on_message(self, name: str, message: Message | None) -> None:
         if name in self._shards.channels:
@@ -610,6 +631,23 @@ class _TimedServer(ParameterServer):
             self._shards.update(outcome, learning_rates)
         super().carry_out(outcome, learning_rates)
         self._times.lap("update", len(outcome.updates))
+
+
+class _Gone(Observer):
+    """Lets the memory of those who died go, as soon as no gradient of theirs waits for an update."""
+
+    def __init__(self, coordinator: Coordinator, lost: set[WorkerId], let_go: Callable[[WorkerId], object]) -> None:
+        self._coordinator = coordinator
+        self._lost = lost
+        self._let_go = let_go
+
+    def on_rest(self, at: Nanoseconds) -> None:
+        """Between two events nothing but what is buffered refers to a gradient."""
+        if self._lost:
+            waiting = {message.worker for message in self._coordinator.view.buffered}
+            for worker in self._lost - waiting:
+                self._lost.remove(worker)
+                self._let_go(worker)
 
 
 class _Started(Observer):
