@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
@@ -52,12 +53,15 @@ class Driver:
 
     started: ClassVar[list["Driver"]] = []
 
-    def __init__(self, nodes: Nodes, runs_dir: Path, *overrides: str) -> None:
+    def __init__(self, nodes: Nodes | None, runs_dir: Path, *overrides: str, **environment: str) -> None:
         command = [sys.executable, "-m", "dssp_bench.cli.main", "run", "engine=cluster", "tracking.mlflow=false"]
-        command += [f"engine.address={nodes.address}", "tracking.figures=false", f"runs_dir={runs_dir}", *overrides]
+        command += ["tracking.figures=false", f"runs_dir={runs_dir}", *overrides]
+        command += [f"engine.address={nodes.address}"] if nodes else []
         self._runs_dir = runs_dir
         self._said: list[str] = []
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+        )
         self.started.append(self)
 
     def wait_for_pushes(self) -> None:
@@ -130,6 +134,26 @@ def test_a_run_on_three_nodes_leaves_the_same_records_as_any_and_replays(nodes: 
     wait_until_nobody_works()
     replayed = replay_records(records, recorded_spec(records), tmp_path)
     assert differences(records, replayed) == {"pushes": 0, "updates": 0, "grants": 0}
+
+
+def test_two_runs_that_name_no_cluster_have_one_each(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with TemporaryDirectory(dir="/tmp", prefix="ray") as folder:  # the names of sockets are in it, and must be short
+        drivers = [
+            Driver(None, tmp_path / name, "cluster=hetero", f"stop.epochs={epochs}", RAY_TMPDIR=folder, RAY_ADDRESS="")
+            for name, epochs in (("short", 2), ("long", 10))
+        ]
+        assert all((summary := summary_of(driver))["lost_workers"] == [] for driver in drivers), summary
+    wait_until_nobody_works()
+
+
+def test_an_address_in_the_environment_where_nobody_is_is_refused_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    driver = Driver(None, tmp_path, RAY_ADDRESS="127.0.0.1:9")
+    summary = summary_of(driver)
+    assert summary["status"] == "failed"
+    assert "no Ray cluster at 127.0.0.1:9: Connection refused" in summary["error"]
+    assert "Traceback" not in driver.said
 
 
 def test_runs_share_a_cluster(nodes: Nodes, tmp_path: Path) -> None:

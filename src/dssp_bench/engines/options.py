@@ -73,11 +73,12 @@ def _is_address(text: str) -> str:
 class ClusterOptions(LocalOptions):
     """The server here or on a cluster, and workers anywhere that a TCP connection reaches.
 
-    `launcher: ray` has Ray start the workers, at `address`: `auto` (the cluster of this machine, or one of its own if
-    there is none), `local` (always one of its own), or `HOST:PORT`. `launcher: join` waits for workers that are started
-    by other means, with `dssp-bench worker`. They come in at `host` and `port`; `auto` and 0 choose. A connection that
-    breaks may be replaced within `reconnect_s`; then its worker is taken to be lost. The weights are split over
-    `shards` processes of the server, each with a port of its own: those that follow `port`.
+    `launcher: ray` has Ray start the workers, at `address`: `auto` (what RAY_ADDRESS names, or the cluster that this
+    user's or root's `ray start` made here, or one of its own), `local` (always one of its own), or `HOST:PORT`.
+    `launcher: join` waits for workers that are started by other means, with `dssp-bench worker`. They come in at `host`
+    and `port`; `auto` and 0 choose. A connection that breaks may be replaced within `reconnect_s`; then its worker is
+    taken to be lost. The weights are split over `shards` processes of the server, each with a port of its own: those
+    that follow `port`.
     """
 
     launcher: Literal["ray", "join"] = "ray"

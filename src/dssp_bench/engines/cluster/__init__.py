@@ -8,4 +8,5 @@
 - `envoy`: the same on another machine, and who stands in for it here
 - `launch`: a local run whose workers are elsewhere
 - `on_ray`: Ray, which starts workers, says which have died, and ends them; nothing else goes through it
+- `which_ray`: which Ray cluster that is, if nobody names one
 """

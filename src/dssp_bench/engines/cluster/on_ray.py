@@ -5,12 +5,14 @@ Nothing else goes through it.
 
 import logging
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import ray
@@ -21,6 +23,7 @@ from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.envoy import serve_shard
 from dssp_bench.engines.cluster.gateway import listener
 from dssp_bench.engines.cluster.launch import Launcher
+from dssp_bench.engines.cluster.which_ray import find
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.processes import tune_process
 
@@ -28,6 +31,7 @@ Work = Callable[[tuple[str, int], bytes, WorkerId | None, float], None]
 """What a worker does: address, key, place, and how long it tries to reach the server."""
 _PATIENCE_S = 60.0
 _LOOKS_EVERY_S = 0.2
+_TOKEN_BYTES = 32
 _STORE_BYTES = 100_000_000  # near the least that Ray takes: nothing of ours goes through it
 _log = logging.getLogger(__name__)
 
@@ -68,27 +72,59 @@ class RayCluster:
 
 
 def _connect(address: str) -> None:
+    found = find(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     before = signal.getsignal(signal.SIGTERM)  # Ray sets its own, which ends the process without a word
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address != "local":
-            try:
-                ray.init(address=address, **options)
-                return
-            except ConnectionError:
-                if address != "auto":
-                    raise
+    if found.address == "local":
+        _have_a_token()
         options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        ray.init(address="local", **options)  # which asks for a token, or whoever comes would run code
-        with suppress(OSError):
-            (Path.home() / ".ray" / "auth_token").chmod(0o600)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        token = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, export RAY_AUTH_MODE=token"
-        raise DsspBenchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}{token}") from error
+    elif found.is_ours:
+        _take_own_token()
+    try:
+        ray.init(address=found.address, **options)  # a new one asks for the token, or whoever comes would run code
+    except Exception as error:  # Ray raises many kinds
+        token = "" if _has_token() else "; if it asks for a token, export RAY_AUTH_MODE=token"
+        raise DsspBenchError(f"no Ray cluster at {found.address}: {_first_line(error)}{token}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+    if not _has_token() and sum(node["Alive"] for node in ray.nodes()) > 1:
+        _log.warning(
+            "the Ray cluster at %s has no token: whoever reaches its ports can run code (docs/cluster.md)",
+            found.address,
+        )
+
+
+def _has_token() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+
+
+def _have_a_token() -> None:
+    """Make the user's token if there is none: Ray would let runs that begin at the same time replace each other's."""
+    path = Path.home() / ".ray" / "auth_token"
+    if path.exists() or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    with suppress(OSError):  # Ray says what is wrong there
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=path.parent, encoding="ascii") as made:  # which nobody else can read
+            made.write(secrets.token_hex(_TOKEN_BYTES))
+            made.flush()
+            os.link(made.name, path)
+
+
+def _take_own_token() -> None:
+    """Show the user's token to the cluster that the user started, as `ray start` took it if there was one."""
+    try:
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    except (ImportError, AttributeError, TypeError):
+        pass  # another Ray, which wants RAY_AUTH_MODE=token
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
