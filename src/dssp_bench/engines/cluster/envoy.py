@@ -5,9 +5,13 @@ and the memory that they have in common, and passes on what comes and goes. The 
 listens for workers anyway; a connection that breaks is the end of the shard, and so of the run.
 """
 
+import queue
 import select
 import socket
 import threading
+import time
+import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +24,9 @@ from dssp_bench.engines.cluster.wire import Kind, Malformed, Sizes, Wire, at_mos
 from dssp_bench.engines.local import channel as local
 
 _CONNECT_S = 10.0
+_HANDSHAKE_S = 2.0
+_MOST_GREETINGS = 64
+_LOOKS_EVERY_S = 0.05
 _LONGEST_ORDER = 1 << 17
 _DESCRIPTION: Sizes = {Kind.SHARD: at_most(_LONGEST_ORDER)}
 
@@ -50,12 +57,10 @@ class Envoy:
         optimizer: dict[str, Any],
     ) -> None:
         self._channel = channel
-        self._memory = memory
+        described = Description(memory.initial.numel(), len(memory.snapshots), reconnect_s, optimizer)
         try:
-            self._wire = Wire(socket.create_connection(address, _CONNECT_S))
-            self._wire.introduce(key, _CONNECT_S)
-            size = memory.initial.numel()
-            self._wire.send_json(Kind.SHARD, asdict(Description(size, len(memory.snapshots), reconnect_s, optimizer)))
+            self._wire = _connected(address, key)
+            self._wire.send_json(Kind.SHARD, asdict(described))
             self._wire.send(Kind.WEIGHTS, body=raw([memory.initial]))
         except OSError as error:
             raise DsspBenchError(f"no server shard at {address[0]}:{address[1]}: {error.strerror or error}") from error
@@ -91,28 +96,83 @@ class Envoy:
         return order is not None
 
 
+def _connected(address: tuple[str, int], key: bytes) -> Wire:
+    """A connection after the handshake. Raises OSError."""
+    wire = Wire(socket.create_connection(address, _CONNECT_S))
+    try:
+        wire.introduce(key, _CONNECT_S)
+    except OSError:
+        wire.close()
+        raise
+    return wire
+
+
 # --- where the shard is ---
 
 
 def serve_shard(listener: socket.socket, key: bytes, within_s: float) -> None:
-    """Let the server in, who must come in time and know the key, and hold its shard until it goes. Raises OSError."""
-    listener.settimeout(within_s)
-    end, _ = listener.accept()
-    listener.settimeout(None)
-    end.settimeout(None)
-    wire = Wire(end)
+    """Let the server in, who must come in time and know the key, and hold its shard until it goes. Raises OSError.
+
+    What goes wrong here the server hears too.
+    """
+    wire = _admitted(listener, key, within_s)
     try:
-        wire.admit(key, _CONNECT_S)
-        described = Description(**wire.receive_json(wire.receive(_DESCRIPTION)))
-        initial = torch.empty(described.size)
-        wire.receive({Kind.WEIGHTS: exactly(initial.nbytes)})
-        wire.receive_into(raw([initial]))
+        with wire.within(_CONNECT_S):
+            described = Description(**wire.receive_json(wire.receive(_DESCRIPTION)))
+            initial = torch.empty(described.size)
+            wire.receive({Kind.WEIGHTS: exactly(initial.nbytes)})
+            wire.receive_into(raw([initial]))
         snapshots = [torch.empty_like(initial) for _ in range(described.snapshots)]
         memory = ShardMemory(initial, snapshots, torch.empty_like(initial))
         door = ShardDoor(listener, key, described.reconnect_s, described.optimizer)
-        hold_shard(_Orders(wire, memory), memory, door)
+        orders = _Orders(wire, memory)
+        try:
+            hold_shard(orders, memory, door)
+        except Exception as error:
+            orders.send_text(local.Kind.FAILED, "".join(traceback.format_exception(error)))
+            raise
     finally:
         wire.close()
+
+
+def _admitted(listener: socket.socket, key: bytes, within_s: float) -> Wire:
+    """The first that shows that it knows the key; others are closed, and hold up nobody. Raises TimeoutError."""
+    admitted: queue.SimpleQueue[Wire] = queue.SimpleQueue()
+    greetings = threading.BoundedSemaphore(_MOST_GREETINGS)
+    deadline = time.monotonic() + within_s
+    listener.settimeout(_LOOKS_EVERY_S)
+    try:
+        while time.monotonic() < deadline:
+            with suppress(queue.Empty):
+                return admitted.get_nowait()
+            if not greetings.acquire(timeout=_LOOKS_EVERY_S):
+                continue  # the others wait in the system's queue
+            try:
+                end, _ = listener.accept()
+            except TimeoutError:
+                greetings.release()
+            except OSError:
+                greetings.release()
+                time.sleep(_LOOKS_EVERY_S)  # such as too many open files, which passes
+            else:
+                threading.Thread(target=_greet, args=(end, key, admitted, greetings), daemon=True).start()
+        raise TimeoutError(f"the server did not come within {within_s:g} s")
+    finally:
+        listener.settimeout(None)
+
+
+def _greet(
+    end: socket.socket, key: bytes, admitted: "queue.SimpleQueue[Wire]", greetings: threading.BoundedSemaphore
+) -> None:
+    try:
+        end.settimeout(None)
+        wire = Wire(end)
+        wire.admit(key, _HANDSHAKE_S)
+        admitted.put(wire)
+    except OSError:
+        end.close()
+    finally:
+        greetings.release()
 
 
 class _Orders(local.Channel):

@@ -102,18 +102,27 @@ class _Shard:
 
     def run(self) -> None:
         self._orders.send(Kind.READY)
-        while True:
-            for key, _ in self._selector.select():
-                if key.data is not None:
-                    self._from_worker(key.data)
-                    continue
-                message = self._orders.receive()
-                if message is None or message.kind is Kind.STOP:
-                    self._gateway.close()
-                    return
-                self._carry_out(message)
-            if self._crew:
-                self._crew.check()
+        try:
+            while self._turn():
+                if self._crew:
+                    self._crew.check()
+        finally:
+            self._gateway.close()
+            self._selector.close()
+            for post in self._posts.values():
+                post.channel.close()
+
+    def _turn(self) -> bool:
+        """Take up what has come; False if it is over."""
+        for key, _ in self._selector.select():
+            if key.data is not None:
+                self._from_worker(key.data)
+                continue
+            message = self._orders.receive()
+            if message is None or message.kind is Kind.STOP:
+                return False
+            self._carry_out(message)
+        return True
 
     def _sgd(self, weights: Tensor) -> SGD:
         return SGD(weights, **self._optimizer)
