@@ -24,6 +24,11 @@ def refusal(**fields: Any) -> str:
     return str(caught.value)
 
 
+def test_nobody_asks_for_less_than_nothing_of_a_cluster() -> None:
+    assert "greater than or equal to 0" in refusal(workers=[{"resources": {"GPU": -1}}])
+    assert "greater than or equal to 0" in refusal(server={"resources": {"GPU": -1}})
+
+
 # --- names and repetition ---------------------------------------------------------------------------------------------
 
 

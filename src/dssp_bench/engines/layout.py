@@ -18,6 +18,10 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 Slowdown = Annotated[float, Field(gt=0, le=1e12)]
 
 
+Resources = dict[str, NonNegative]
+"""How much of what a cluster must offer, in Ray's words."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -49,7 +53,7 @@ class WorkerLayout(_Part):
     slowdown: Slowdown = 1.0
     device: Device = "auto"
     jitter: Annotated[Jitter, BeforeValidator(_preset)] = Jitter()
-    resources: dict[str, float] = {}
+    resources: Resources = {}
 
 
 class Network(_Part):
@@ -75,7 +79,7 @@ class Server(_Part):
     """
 
     device: Device = "auto"
-    resources: dict[str, float] = {}
+    resources: Resources = {}
     receive_s: NonNegative = 0.0
     receive_per_key_s: NonNegative = 0.0
     update_s: NonNegative = 0.0

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dssp_bench.core.errors import ConfigurationError
-from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.checkpoints import CheckpointPlan, Past
 from dssp_bench.engines.cluster.gateway import listener
-from dssp_bench.engines.cluster.launch import ClusterRun, Door, Launcher, Nobody
+from dssp_bench.engines.cluster.launch import ClusterRun, Dead, Door, Launcher, Nobody
 from dssp_bench.engines.cluster.wire import KEY_BYTES
 from dssp_bench.engines.options import ClusterOptions
 from dssp_bench.experiment.elsewhere import shared_key, work_for
@@ -70,7 +69,7 @@ def check_cluster(options: ClusterOptions) -> None:
         )
 
 
-def _launcher(spec: RunSpec) -> tuple[Callable[[int, Callable[[WorkerId], None]], Launcher], str, bytes]:
+def _launcher(spec: RunSpec) -> tuple[Callable[[int, Dead], Launcher], str, bytes]:
     """What starts the workers, the address at which they come in, and the key that they will have."""
     options = spec.engine
     assert isinstance(options, ClusterOptions)

@@ -191,6 +191,19 @@ def test_who_has_not_come_yet_is_not_given_up(house: House) -> None:
     assert house.come(session=SESSION, place=1)[1]["worker"] == 1
 
 
+def test_why_somebody_who_never_came_is_dead_the_server_hears_at_once(house: House) -> None:
+    house.gateway.give_up(1, "there is no dssp_bench there")
+    assert house.stations[1].expect(local.Kind.FAILED).text() == "there is no dssp_bench there"
+    assert house.stations[1].hear() is None
+
+
+def test_a_replacement_that_never_came_is_lost_like_any_other(house: House) -> None:
+    house.come(session=SESSION, place=1)
+    house.expect(2, 1)
+    house.gateway.give_up(1, "its node died")
+    assert house.stations[2].hear() is None
+
+
 def test_who_comes_for_a_place_that_was_given_up_waits_until_the_server_has_decided(house: House) -> None:
     house.come(session=SESSION, place=1)
     house.gateway.give_up(1)

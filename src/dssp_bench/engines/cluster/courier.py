@@ -85,6 +85,7 @@ class Courier:
         self._next: tuple[Wire, int | None] | None = None
         self._wire: Wire | None = None
         self._over = False
+        self._why = ""
         self._thread = threading.Thread(target=self._run, name=f"courier of worker {self.worker}", daemon=True)
         self._thread.start()
 
@@ -99,10 +100,11 @@ class Courier:
             self._break()
         return True
 
-    def give_up(self) -> None:
-        """Carry nothing more: the worker is known to be dead, or the run is over."""
+    def give_up(self, why: str = "") -> None:
+        """Carry nothing more: the worker is known to be dead, or the run is over. The server is told a reason."""
         with self._news:
             self._over = True
+            self._why = why
             self._break()
 
     @property
@@ -167,6 +169,8 @@ class Courier:
         try:
             self._ended(self)  # first, since nobody takes its place before the server knows
         finally:
+            if self._why:
+                self._channel.send_text(local.Kind.FAILED, self._why)
             self._channel.close()
 
     def _greet(self, wire: Wire, latest: int | None) -> None:

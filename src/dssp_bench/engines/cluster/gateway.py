@@ -106,12 +106,20 @@ class Gateway:
             self._couriers[seat.worker] = Courier(seat, self._welcome, self._reconnect_s, self._ended)
             self._news.notify_all()
 
-    def give_up(self, place: WorkerId) -> None:
-        """The worker at this place is known to be dead: do not wait for it to come back."""
+    def give_up(self, place: WorkerId, why: str = "") -> None:
+        """The worker at this place is known to be dead: do not wait for it to come, or to come back.
+
+        Who has never been here is given up if it is known why. That ends the run, unless it was to replace somebody,
+        who could be lost too.
+        """
         with self._news:
-            couriers = [courier for courier in self._couriers.values() if courier.place == place and courier.session]
+            couriers = [courier for courier in self._couriers.values() if courier.place == place]
         for courier in couriers:
-            courier.give_up()
+            if courier.session:
+                courier.give_up()
+            elif why:
+                _log.warning("worker %d died before it came: %s", courier.worker, why)
+                courier.give_up(why if courier.worker == place else "")
 
     @property
     def missing(self) -> list[WorkerId]:

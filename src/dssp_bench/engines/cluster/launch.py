@@ -19,6 +19,9 @@ from dssp_bench.engines.local.memory import SharedTensors
 from dssp_bench.engines.local.processes import WorkerJob
 from dssp_bench.engines.local.shards import parts
 
+Dead = Callable[[WorkerId, str], None]
+"""Is called when the worker at a place is known to have died, with the reason."""
+
 
 class Launcher(Protocol):
     """Whoever starts workers on other machines."""
@@ -77,9 +80,7 @@ class ClusterRun(LocalRun):
     that the worker at a place has died.
     """
 
-    def __init__(
-        self, job: LocalJob, door: Door, launcher: Callable[[int, Callable[[WorkerId], None]], Launcher]
-    ) -> None:
+    def __init__(self, job: LocalJob, door: Door, launcher: Callable[[int, Dead], Launcher]) -> None:
         super().__init__(job)
         self._door = door
         self._make_launcher = launcher

@@ -10,19 +10,21 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from math import ceil
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 
 from dssp_bench.core.errors import DsspBenchError
 from dssp_bench.core.messages import WorkerId
+from dssp_bench.engines.cluster.client import Refused
 from dssp_bench.engines.cluster.envoy import serve_shard
 from dssp_bench.engines.cluster.gateway import listener
-from dssp_bench.engines.cluster.launch import Launcher
+from dssp_bench.engines.cluster.launch import Dead, Launcher
 from dssp_bench.engines.cluster.which_ray import find
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local.processes import tune_process
@@ -60,7 +62,7 @@ class RayCluster:
         key: bytes,
         startup_timeout_s: float,
         port: int,
-        dead: Callable[[WorkerId], None],
+        dead: Dead,
     ) -> Launcher:
         """What starts a run's workers; they come in at host and port, and `dead` is told of those that died."""
         return RayLauncher(work, layout, (host, port), key, dead, self.close, startup_timeout_s)
@@ -161,7 +163,7 @@ class RayLauncher:
         layout: ClusterLayout,
         address: tuple[str, int],
         key: bytes,
-        dead: Callable[[WorkerId], None],
+        dead: Dead,
         leave: Callable[[], None],
         startup_timeout_s: float,
     ) -> None:
@@ -174,7 +176,8 @@ class RayLauncher:
         self._leave = leave
         self._hosts: dict[WorkerId, Any] = {}
         self._shards: list[Any] = []
-        self._ends: dict[Any, WorkerId] = {}
+        self._ends: dict[Any, Callable[[Exception], None]] = {}
+        """What is to be done when a call ends with an error, by call."""
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, name="ray", daemon=True)
@@ -185,11 +188,11 @@ class RayLauncher:
         for place in places:
             wanted = demands(self._layout, place, ray.cluster_resources().get("GPU", 0.0))
             _warn_if_nobody_has(wanted, self._layout.workers[place].name)
-            host = _Host.options(scheduling_strategy="SPREAD", **wanted).remote()  # type: ignore[attr-defined]
+            host = _reserve(_Host, wanted, f"worker {self._layout.workers[place].name}")
             end = host.work.remote(self._work, self._address, self._key, place)
             with self._lock:
                 self._hosts[place] = host
-                self._ends[end] = place
+                self._ends[end] = partial(self._lost, place, host)
 
     def end(self, place: WorkerId) -> None:
         """The worker at this place is of no more use."""
@@ -204,14 +207,15 @@ class RayLauncher:
         wanted = {"num_cpus": resources.pop("CPU", 0.0), "num_gpus": resources.pop("GPU", 0.0), "resources": resources}
         if ports:
             _warn_if_nobody_has(wanted, "a server shard")
-        self._shards = [_ShardHost.options(scheduling_strategy="SPREAD", **wanted).remote() for _ in ports]  # type: ignore[attr-defined]
+        self._shards = [_reserve(_ShardHost, wanted, "a server shard") for _ in ports]
         try:
             asked = [shard.address.remote(port) for shard, port in zip(self._shards, ports, strict=True)]
             addresses = ray.get(asked, timeout=self._startup_timeout_s)
         except RayError as error:
             raise DsspBenchError(f"no server shards: {str(error).strip().splitlines()[-1]}") from error
-        for shard in self._shards:
-            shard.serve.remote(self._key)
+        with self._lock:
+            for number, shard in enumerate(self._shards, start=1):
+                self._ends[shard.serve.remote(self._key)] = partial(self._lost_shard, number)
         return [(str(host), int(port)) for host, port in addresses]
 
     def close(self) -> None:
@@ -236,14 +240,36 @@ class RayLauncher:
 
     def _ended(self, end: Any) -> None:
         with self._lock:
-            place = self._ends.pop(end)
+            failed = self._ends.pop(end)
         try:
             ray.get(end)
-        except RayActorError:
-            self._dead(place)
-        except RayError as error:
-            _log.warning("worker %s: %s", self._layout.workers[place].name, str(error).strip().splitlines()[-1])
-            self._dead(place)
+        except Exception as error:  # Ray's own, and whatever was raised there
+            failed(error)
+
+    def _lost(self, place: WorkerId, host: Any, error: Exception) -> None:
+        """The worker of this host is dead; if another has its place by now, that is no news."""
+        with self._lock:
+            if self._hosts.get(place) is not host:
+                return
+        if isinstance(error, Refused):  # by a server that has somebody in this place
+            _log.debug("worker %s: %s", self._layout.workers[place].name, error)
+            return
+        if isinstance(error, RayTaskError):
+            _log.warning("worker %s: %s", self._layout.workers[place].name, _reason(error))
+        self._dead(place, _reason(error))
+
+    def _lost_shard(self, number: int, error: Exception) -> None:
+        if not self._closed.is_set():
+            _log.warning("server shard %d: %s", number, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says of a death or of what was raised, without the way there."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if isinstance(cause, DsspBenchError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def demands(layout: ClusterLayout, place: WorkerId, gpus: float) -> dict[str, Any]:
@@ -261,9 +287,24 @@ def demands(layout: ClusterLayout, place: WorkerId, gpus: float) -> dict[str, An
     return {"num_cpus": cpu, "num_gpus": gpu, "resources": resources or None}
 
 
+def _reserve(kind: Any, wanted: dict[str, Any], who: str) -> Any:
+    """A process of this kind with what it wants, somewhere. Raises DsspBenchError if Ray does not take that."""
+    try:
+        return kind.options(scheduling_strategy="SPREAD", **wanted).remote()
+    except (ValueError, TypeError, RayError) as error:
+        raise DsspBenchError(f"Ray refuses {_listed(wanted)} for {who}: {_first_line(error)}") from error
+
+
+def _needed(wanted: dict[str, Any]) -> dict[str, float]:
+    return {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"], **(wanted["resources"] or {})}
+
+
+def _listed(wanted: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in _needed(wanted).items() if amount) + "}"
+
+
 def _warn_if_nobody_has(wanted: dict[str, Any], who: str) -> None:
-    needed = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"], **(wanted["resources"] or {})}
+    needed = _needed(wanted)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(node.get(name, 0.0) >= amount for name, amount in needed.items()) for node in nodes):
-        listed = ", ".join(f"{name}: {amount:g}" for name, amount in needed.items() if amount)
-        _log.warning("no node of the cluster has {%s} for %s; waiting for one", listed, who)
+        _log.warning("no node of the cluster has %s for %s; waiting for one", _listed(wanted), who)

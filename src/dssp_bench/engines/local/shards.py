@@ -18,6 +18,7 @@ from dssp_bench.engines.local.channel import Channel, Kind, Message
 from dssp_bench.engines.local.memory import SharedTensors
 
 _ALIGNMENT = 16  # elements, which are a cache line
+_ANSWERS_WITHIN_S = 120.0  # a shard that hangs, or the largest tensor over a slow network
 
 
 def parts(parameters: int, shards: int) -> list[range]:
@@ -30,7 +31,8 @@ def parts(parameters: int, shards: int) -> list[range]:
 class Shards:
     """The server's word with its shards, each behind a channel, with the memory in which tensors come and go.
 
-    What they say otherwise goes to `on_message`, with the shard's name. They are ready when this is made.
+    What they say otherwise goes to `on_message`, with the shard's name. They are ready when this is made. Raises
+    DsspBenchError if one dies, fails or does not answer.
     """
 
     def __init__(
@@ -104,12 +106,16 @@ class Shards:
 
     def _answer(self, shard: str, kind: Kind) -> Message:
         while True:
+            if not self.channels[shard].has_news(_ANSWERS_WITHIN_S):
+                raise DsspBenchError(f"server {shard} has not answered for {_ANSWERS_WITHIN_S:g} s")
             message = self.channels[shard].receive()
-            if message is not None and message.kind is kind:
-                return message
-            self._on_message(shard, message)
             if message is None:
                 raise DsspBenchError(f"server {shard} died")
+            if message.kind is Kind.FAILED:
+                raise DsspBenchError(f"server {shard} failed:\n{message.text()}")
+            if message.kind is kind:
+                return message
+            self._on_message(shard, message)
 
 
 def _written(outcome: Outcome, rates: Sequence[float]) -> dict[str, Any]:
