@@ -25,7 +25,7 @@ from dssp_bench.engines.local.fork_server import start_fork_server
 from dssp_bench.engines.local.launch import devices, server_device, transports
 from dssp_bench.engines.options import MOST_WORKERS, ClusterOptions, LocalOptions, ReplayOptions
 from dssp_bench.engines.termination import interrupt_deferred, termination_as_interrupt
-from dssp_bench.experiment.cluster import check_cluster, run_on_cluster
+from dssp_bench.experiment.cluster import check_cluster, device_here, run_on_cluster
 from dssp_bench.experiment.environment import environment
 from dssp_bench.experiment.local import run_locally, startup_seconds
 from dssp_bench.experiment.parts import parameter_count
@@ -189,15 +189,22 @@ class _Training(_Run):
         layout, extra = spec.cluster, dict[str, Any]()
         if spec.trains:
             parameter_count(spec.model, facts.input_shape, facts.classes)  # refuses inputs that it cannot take
-            extra["devices"] = {"server": server_device(layout), "workers": devices(layout)}
+            extra["devices"] = self._devices()
         if isinstance(spec.engine, LocalOptions):
             _check_count(len(layout.workers))
             _warn_of_what_is_virtual(layout)
             extra["transport"] = transports(layout)
         if isinstance(spec.engine, ClusterOptions):
-            check_cluster(spec.engine)
+            check_cluster(spec)
             extra["transport"] = ["tcp"] * len(layout.workers)
         return extra
+
+    def _devices(self) -> dict[str, Any]:
+        """Where everybody computes, as far as that is known here: workers on other machines have devices of theirs."""
+        layout = self.spec.cluster
+        if isinstance(self.spec.engine, ClusterOptions):
+            return {"server": device_here(layout)}
+        return {"server": server_device(layout), "workers": devices(layout)}
 
     def make_ready(self) -> None:
         """Nothing can be refused any more; what starts the processes imports torch while this one goes on."""
@@ -211,8 +218,9 @@ class _Training(_Run):
         checkpoints = None if every_s is None else CheckpointPlan(store, every_s)
         if isinstance(spec.engine, LocalOptions):
             assert data is not None
-            device = server_device(spec.cluster) if spec.evaluation.device == "auto" else spec.evaluation.device
-            real = run_on_cluster if isinstance(spec.engine, ClusterOptions) else run_locally
+            elsewhere = isinstance(spec.engine, ClusterOptions)
+            home, real = (device_here, run_on_cluster) if elsewhere else (server_device, run_locally)
+            device = home(spec.cluster) if spec.evaluation.device == "auto" else spec.evaluation.device
             self.report |= real(spec, plan, data, self.folder, self.watchers, self.info, device, checkpoints, self.past)
             return
         self.watchers.start(self.info)
@@ -274,7 +282,7 @@ def _check_count(workers: int) -> None:
     if workers > MOST_WORKERS:
         raise ConfigurationError(
             "cluster.workers",
-            f"{workers} workers are more than the local engine starts, which is {MOST_WORKERS}",
+            f"{workers} workers are more than a run in real processes can have, which is {MOST_WORKERS}",
             "engine=simulated takes any number",
         )
 

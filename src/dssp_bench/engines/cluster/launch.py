@@ -138,7 +138,7 @@ class ClusterRun(LocalRun):
         if self._door.shards == 1:
             return []
         if snapshots is None:
-            raise DsspBenchError("server shards need an evaluator or a server on the CPU")
+            raise DsspBenchError("server shards need the weights in the host's memory: cluster.server.device=cpu")
         meetings = []
         weights = initial.views()[0]
         door, optimizer = self._door, self._job.optimizer
