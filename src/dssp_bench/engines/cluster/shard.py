@@ -91,6 +91,7 @@ class _Shard:
         self._crew = crew = Crew(threads) if threads > 1 else None
         rule = StripedUpdate(crew, self._weights, self._sgd) if crew else self._sgd(self._weights)
         self._slots: dict[WorkerId, Slot] = {}
+        self._unused: set[WorkerId] = set()  # those whose slot has a gradient that was neither used nor copied
         self._posts: dict[WorkerId, Post] = {}
         self._parameters = ParameterServer(self._weights, rule, self._slots)
         self._copier = Copier(self._weights, crew)
@@ -131,16 +132,21 @@ class _Shard:
         post = self._posts.get(worker)
         if post is None:
             return  # it was forgotten while its message waited
-        if post.channel.receive() is None:
+        message = post.channel.receive()
+        if message is None:
             self._forget(worker)
             self._orders.send(Kind.LOST, worker)
         else:
+            if message.kind is Kind.PUSH:
+                self._unused.add(worker)
             post.channel.send(Kind.RECEIVED)
 
     def _carry_out(self, message: Message) -> None:
         if message.kind is Kind.UPDATE:
             outcome, rates = read_outcome(message.json())
             self._parameters.carry_out(outcome, rates)
+            used = [applied.message for update in outcome.updates for applied in update.gradients]
+            self._have_used({message.worker for message in (*used, *outcome.keep)})
         elif message.kind is Kind.GO:
             self._release(**message.json())
         elif message.kind is Kind.EXPECT:
@@ -161,6 +167,7 @@ class _Shard:
         self._orders.send(kind, number)
 
     def _release(self, workers: Sequence[WorkerId], copy: bool) -> None:
+        self._have_used(set(workers))
         posts = [self._posts[worker] for worker in workers if worker in self._posts]
         if copy:
             self._copier.copy([post.weights for post in posts], lambda: _wake(posts))
@@ -182,6 +189,14 @@ class _Shard:
                 self._crew.drain()
             self._selector.unregister(post.channel)
             post.channel.close()
+            if worker not in self._unused:
+                del self._slots[worker]
+
+    def _have_used(self, workers: set[WorkerId]) -> None:
+        """What these left in their slots is not needed any more, nor the slots of those who have gone."""
+        self._unused -= workers
+        for worker in workers & (self._slots.keys() - self._posts.keys()):
+            del self._slots[worker]
 
     def _give(self, name: str) -> None:
         """Put a tensor into the exchange, or as much of one as there is."""
