@@ -364,6 +364,23 @@ def test_a_server_that_cannot_be_reached_is_named() -> None:
         join((HOST, nobody.port), KEY, None, never, patience_s=0.01)
 
 
+def test_what_waiting_will_hardly_change_is_said_at_once_and_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Play() as play, pytest.raises(WorkerFailed, match="another key"):
+        join((HOST, play.gateway.port), bytes(KEY_BYTES), None, never, patience_s=0.3)
+    with pytest.raises(WorkerFailed):
+        join(("nowhere.invalid", 1), KEY, None, never, patience_s=0.3)
+    said = [record.getMessage() for record in caplog.records if "trying for 0.3 s" in record.getMessage()]
+    assert len(said) == 2
+    assert "does it have another key?" in said[0]
+    assert "nowhere.invalid:1" in said[1]
+
+
+def test_a_server_that_is_not_there_yet_is_no_reason_to_complain(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(WorkerFailed):
+        join((HOST, 1), KEY, None, never, patience_s=0.1)
+    assert caplog.records == []
+
+
 def test_a_worker_with_another_key_learns_what_may_be_wrong() -> None:
     with Play() as play, pytest.raises(WorkerFailed, match="another key"):
         join((HOST, play.gateway.port), bytes(KEY_BYTES), None, never, patience_s=0.01)

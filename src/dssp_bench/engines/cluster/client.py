@@ -20,7 +20,7 @@ from dssp_bench.core.errors import DsspBenchError, WorkerFailed
 from dssp_bench.core.messages import WorkerId
 from dssp_bench.engines.cluster.courier import COMPUTED, LONGEST_TEXT
 from dssp_bench.engines.cluster.gateway import Hello
-from dssp_bench.engines.cluster.wire import Head, Kind, Sizes, Wire, at_most, exactly, raw
+from dssp_bench.engines.cluster.wire import Head, Kind, Malformed, Sizes, Wire, at_most, exactly, raw
 from dssp_bench.engines.delivery import Outbox
 from dssp_bench.engines.layout import ClusterLayout
 from dssp_bench.engines.local import channel as local
@@ -124,6 +124,7 @@ class _Link:
         self._patience_s = patience_s
         self._wire: Wire | None = None
         self._known = False
+        self._complained = False
         self.session = ""
         self.welcome: dict[str, Any] = {}
 
@@ -152,11 +153,18 @@ class _Link:
             except OSError as error:
                 if self._over(error):
                     raise Unreachable("the run is over, or its server has died: nobody listens there now") from error
+                host, port = self._address
+                why = f"cannot join the run at {host}:{port}: {error.strerror or error}"
                 if time.monotonic() >= deadline:
-                    host, port = self._address
-                    why = error.strerror or str(error)
-                    raise Unreachable(f"cannot join the run at {host}:{port}: {why}") from error
+                    raise Unreachable(why) from error
+                self._complain(error, f"{why}; trying for {self._patience_s:g} s")
             time.sleep(_AGAIN_S)
+
+    def _complain(self, error: OSError, why: str) -> None:
+        """Say once what waiting will hardly change, such as another key; a server that is not there yet may come."""
+        if not self._complained and isinstance(error, Malformed | socket.gaierror):
+            self._complained = True
+            _log.warning("%s", why)
 
     def _over(self, error: OSError) -> bool:
         """A server that we have met and that is gone does not come back at the same address with the same key."""
