@@ -17,6 +17,7 @@ from dssp_bench.records.reader import RunRecords
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # what Ray's own code warns of
 FAST, SLOW, OTHER = "fast_machine", "slow_machine", "other_machine"
+PLACES = FAST, SLOW, OTHER, FAST
 WITHIN_S = 90
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
@@ -76,6 +77,7 @@ class Driver:
     def end(self) -> RunRecords:
         """What the run has left, when it is over."""
         rest, _ = self._process.communicate(timeout=WITHIN_S)
+        self.exit_code = self._process.returncode
         self.said = "".join(self._said) + rest
         (folder,) = (path for path in self._runs_dir.iterdir() if (path / "config.yaml").exists())
         return RunRecords(folder)
@@ -110,6 +112,20 @@ def workers_of_ray() -> list[int]:
     return found
 
 
+def nodes_of_workers(nodes: Nodes) -> list[str]:
+    """The node of each worker, as Ray has it."""
+    program = f"""
+import ray
+ray.init(address={nodes.address!r}, logging_level="ERROR")
+from ray._private.state import actors
+for actor in actors().values():
+    if actor["State"] == "ALIVE" and actor["ActorClassName"] == "_Host":
+        print("on", actor["Address"]["NodeID"])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WITHIN_S, check=True)
+    return [line.split()[1] for line in told.stdout.splitlines() if line.startswith("on ")]
+
+
 def wait_until_nobody_works() -> None:
     end = time.monotonic() + WITHIN_S
     while workers_of_ray():
@@ -124,8 +140,14 @@ def on(*resources: str, slowdown: int = 50) -> str:
 
 
 def test_a_run_on_three_nodes_leaves_the_same_records_as_any_and_replays(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, "paradigm=dssp", "cluster=hetero4", "engine.shards=2")
+    everywhere = f"cluster.workers=[{','.join(f'{{slowdown: 1.5, resources: {{{name}: 1}}}}' for name in PLACES)}]"
+    driver = Driver(nodes, tmp_path, "paradigm=dssp", "cluster=hetero4", everywhere, "engine.shards=2")
+    driver.wait_for_pushes()
+    where = nodes_of_workers(nodes)
     records = driver.end()
+    assert driver.exit_code == 0
+    assert len(where) == 4, "not all workers are there"
+    assert len(set(where)) == 3, f"workers sat on {where}"
     summary = records.summary
     assert summary is not None, driver.said
     assert (summary["status"], summary["engine"], summary["workers"]) == ("finished", "cluster", 4)

@@ -3,6 +3,8 @@
 import multiprocessing
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +22,7 @@ from tests.experiment.watching import Watched, kill, run_processes
 
 pytestmark = pytest.mark.processes
 HOST = "127.0.0.1"
-FAILED = 1
+FAILED, REFUSED = 1, 2
 ALONE: dict[str, Any] = {"workers": [{"device": "cpu"}]}
 THREE: dict[str, Any] = {"workers": [{"device": "cpu", "slowdown": slowdown} for slowdown in (1.0, 1.3, 3.0)]}
 PATIENCE_S = 60.0
@@ -181,6 +183,34 @@ def test_without_a_key_of_256_bits_nobody_is_let_in_and_nothing_is_started(
     with pytest.raises(ConfigurationError, match="hexadecimal") as refused:
         run(spec(tmp_path, "asp", "cluster", cluster=ALONE))
     assert "openssl rand -hex 32" in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_ray_the_command_says_what_to_install_and_ends_with_an_error(tmp_path: Path) -> None:
+    program = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NoRay(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "ray":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoRay())
+import importlib.util
+found, importlib.util.find_spec = importlib.util.find_spec, lambda name, *more: (
+    None if name == "ray" else found(name, *more)
+)
+from dssp_bench.cli.main import app
+app(["run", "engine=cluster", "tracking=none", f"runs_dir={sys.argv[1]}"])
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert told.returncode == REFUSED
+    assert "engine.launcher: ray is not installed" in told.stderr
+    assert "pip install 'dssp-bench[cluster]'" in told.stderr
+    assert "Traceback" not in told.stdout + told.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,8 +83,8 @@ def _silence(where: tuple[str, int]) -> str:
 
 def _is_somebody_elses(where: tuple[str, int]) -> bool:
     """Whether another user of this machine listens there: the one who left the note may have ended long ago."""
-    host, port = where
-    if not _is_here(host):
+    _, port = where
+    if not _is_here(where):
         return False
     users = set()
     for table in ("tcp", "tcp6"):
@@ -96,10 +96,11 @@ def _is_somebody_elses(where: tuple[str, int]) -> bool:
     return bool(users) and not users & {os.getuid(), 0}
 
 
-def _is_here(host: str) -> bool:
+def _is_here(where: tuple[str, int]) -> bool:
+    """Whether the way there begins where it ends."""
     with suppress(OSError, UnicodeError):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))
-            return True
+            probe.connect(where)  # sends nothing
+            return bool(probe.getsockname()[0] == probe.getpeername()[0])
     return False
