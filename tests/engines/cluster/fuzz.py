@@ -1,4 +1,4 @@
-"""Anything that can be sent, at any moment: to the decoder, to a courier, and to a gateway.
+"""Anything that can be sent, at any moment: to the decoder, to a courier, a gateway, a shard's envoy, and a client.
 
     python -m tests.engines.cluster.fuzz --frames 1000000     # so many, from seeds of their own
     python -m tests.engines.cluster.fuzz SEED                 # plays one seed again
@@ -6,8 +6,9 @@
 What must hold: a header is decoded to what it says, or refused. A courier takes each message once and in order, when
 its worker may send it, and whole; while the server may read the slot nothing touches it; answers that are asked for
 again are the same; whatever else comes breaks the connection, or ends the worker's part. A gateway lets nobody in who
-does not say who it is. Nothing hangs, nothing is raised where nobody would see it, and no memory is taken for what was
-not sent.
+does not say who it is. An envoy passes on what a shard may say, whole, and a client computes on the weights of a
+release, once; whatever else comes ends the shard, or breaks the connection. Nothing hangs, nothing is raised where
+nobody would see it, and no memory is taken for what was not sent.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import logging
 import math
 import resource
 import socket
-import struct
 import sys
 import termios
 import threading
@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 from dssp_bench.engines.cluster.courier import COMPUTED, LONGEST_TEXT, Courier
 from dssp_bench.engines.cluster.wire import Head, Kind, Malformed, Sizes, Wire, at_most, exactly, head_of
 from dssp_bench.engines.local import channel as local
+from tests.engines.cluster.frames import HEADER, MAGIC, ODD_NUMBERS, ODD_REALS, framed, may_come, worse
+from tests.engines.cluster.fuzz_peers import to_clients, to_envoys
 from tests.engines.cluster.parties import (
     DEADLINE_S,
     HOST,
@@ -44,9 +46,9 @@ from tests.engines.cluster.parties import (
     wait_for,
 )
 
-HEADERS, TO_A_COURIER, TO_A_GATEWAY = 1770, 220, 10
+HEADERS, TO_A_COURIER, TO_A_GATEWAY, TO_AN_ENVOY, TO_A_CLIENT = 1680, 220, 10, 60, 30
 """How many frames of one seed go where."""
-FRAMES = HEADERS + TO_A_COURIER + TO_A_GATEWAY
+FRAMES = HEADERS + TO_A_COURIER + TO_A_GATEWAY + TO_AN_ENVOY + TO_A_CLIENT
 MOST_MEMORY = 4 << 20
 """How many bytes a courier and a gateway may take at the same time; their slots are small."""
 MOST_GROWTH_KIB = 64 << 10
@@ -56,11 +58,6 @@ _EVERY = 10
 
 _PARAMETERS = 20
 _SLOT = 4 * (_PARAMETERS + STATISTICS)
-_MAGIC = b"dsspb\x00\x00\x01"
-_HEADER = struct.Struct("<8sB7xqdQ")
-_ODD_NUMBERS = [-1, -2, 1 << 31, (1 << 63) - 1, -(1 << 63)]
-_ODD_REALS = [math.nan, math.inf, -math.inf, -1.0, 1e300, -0.0, 5e-324]
-_ODD_SIZES = [0, 1, _SLOT, _SLOT + 9, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
 _FROM_WORKER: Sizes = {
     Kind.READY: exactly(0),
     Kind.PUSH: exactly(COMPUTED.size + _SLOT),
@@ -68,7 +65,14 @@ _FROM_WORKER: Sizes = {
     Kind.FAILED: at_most(LONGEST_TEXT),
 }
 _FROM_SERVER: Sizes = {Kind.WELCOME: at_most(1000), Kind.GO: exactly(4 * _PARAMETERS), Kind.STOP: exactly(0)}
-_ALLOWED: list[Sizes] = [_FROM_WORKER, _FROM_SERVER, {Kind.HELLO: at_most(4096)}, {}]
+_OF_SHARDS: Sizes = {
+    Kind.RECEIVED: exactly(0),
+    Kind.SHARD: at_most(4096),
+    Kind.WEIGHTS: exactly(4 * _PARAMETERS),
+    Kind.ORDER: at_most(1 << 17),
+    Kind.REPORT: at_most(1 << 17),
+}
+_ALLOWED: list[Sizes] = [_FROM_WORKER, _FROM_SERVER, _OF_SHARDS, {Kind.HELLO: at_most(4096)}, {}]
 
 
 class FuzzFailedError(AssertionError):
@@ -88,6 +92,8 @@ def play(seed: int) -> Counter[str]:
             tracemalloc.start()
         _to_couriers(random, counts)
         _to_a_gateway(random, counts)
+        to_envoys(random, counts, TO_AN_ENVOY)
+        to_clients(random, counts, TO_A_CLIENT)
         if counted:
             taken = tracemalloc.get_traced_memory()[1]
             assert taken < MOST_MEMORY, f"{taken} bytes were taken at the same time"
@@ -105,37 +111,6 @@ def play(seed: int) -> Counter[str]:
     return counts
 
 
-# --- what is sent ---
-
-
-def _frame(kind: int, number: int = 0, real: float = 0.5, body: bytes = b"") -> bytes:
-    return _HEADER.pack(_MAGIC, kind, number, real, len(body)) + body
-
-
-def _worse(random: Random, frame: bytes) -> bytes:
-    """The frame, changed a little or a lot."""
-    content = bytearray(frame)
-    match random.randrange(8):
-        case 0:
-            for _ in range(random.choice([1, 1, 1, 2, 20])):
-                content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-        case 1:
-            content[random.randrange(_HEADER.size)] ^= 1 << random.randrange(8)
-        case 2:
-            del content[random.randrange(len(content)) :]
-        case 3:
-            content[32:40] = struct.pack("<Q", random.choice(_ODD_SIZES))
-        case 4:
-            content[8] = random.randrange(256)
-        case 5:
-            content[16:24] = struct.pack("<q", random.choice(_ODD_NUMBERS))
-        case 6:
-            content[24:32] = struct.pack("<d", random.choice(_ODD_REALS))
-        case 7:
-            content[:] = random.randbytes(random.choice([_HEADER.size, 100, 1000]))
-    return bytes(content)
-
-
 # --- to the decoder ---
 
 
@@ -143,24 +118,18 @@ def _to_the_decoder(random: Random, counts: Counter[str]) -> None:
     for _ in range(HEADERS):
         allowed = random.choice(_ALLOWED)
         size = random.choice([0, 1, 8, 4 * _PARAMETERS, 8 + _SLOT, 4096, LONGEST_TEXT])
-        header = _HEADER.pack(_MAGIC, random.randrange(1, 10), random.randrange(100), random.random(), size)
+        header = HEADER.pack(MAGIC, random.randrange(1, 16), random.randrange(100), random.random(), size)
         if random.random() < 0.8:
-            header = _worse(random, header).ljust(_HEADER.size, b"\0")[: _HEADER.size]
+            header = worse(random, header).ljust(HEADER.size, b"\0")[: HEADER.size]
         try:
             head = head_of(header, allowed)
         except Malformed:
             counts["headers refused"] += 1
-            assert not _may_come(header, allowed), f"refused: {header.hex()}"
+            assert not may_come(header, allowed), f"refused: {header.hex()}"
         else:
             counts["headers understood"] += 1
-            assert _may_come(header, allowed), f"let pass: {header.hex()}"
-            assert _HEADER.pack(_MAGIC, *head)[16:] == header[16:] or math.isnan(head.real), f"wrong: {header.hex()}"
-
-
-def _may_come(header: bytes, allowed: Sizes) -> bool:
-    magic, code, _, _, size = _HEADER.unpack(header)
-    sizes = {kind.value: sizes for kind, sizes in allowed.items()}.get(code)
-    return magic == _MAGIC and sizes is not None and sizes.start <= size < sizes.stop
+            assert may_come(header, allowed), f"let pass: {header.hex()}"
+            assert HEADER.pack(MAGIC, *head)[16:] == header[16:] or math.isnan(head.real), f"wrong: {header.hex()}"
 
 
 # --- to a courier ---
@@ -252,19 +221,19 @@ class _Game:
         random = self._random
         number = self._taken + (not self._is_held())
         if random.random() < 0.15:
-            number = random.choice([self._taken, self._taken - 1, self._taken + 2, *_ODD_NUMBERS, 0, 1])
+            number = random.choice([self._taken, self._taken - 1, self._taken + 2, *ODD_NUMBERS, 0, 1])
         computed = random.choice([0, 1, 10**9, (1 << 63) - 1] + [-1, -(1 << 63)] * (random.random() < 0.1))
         push = COMPUTED.pack(computed) + random.randbytes(_SLOT)
-        frame = _frame(Kind.READY, number)
+        frame = framed(Kind.READY, number)
         if number and random.random() < 0.97:
-            frame = _frame(Kind.PUSH, number, random.choice([0.5, *_ODD_REALS]), push)
+            frame = framed(Kind.PUSH, number, random.choice([0.5, *ODD_REALS]), push)
             if random.random() < 0.2:
-                frame = _frame(Kind.NOT_FINITE, number, math.nan, push[: COMPUTED.size])
+                frame = framed(Kind.NOT_FINITE, number, math.nan, push[: COMPUTED.size])
         if random.random() < 0.01:
             text = random.choice([b"", b"why", b"\xff" * 9, b"x" * LONGEST_TEXT])
-            frame = _frame(Kind.FAILED, number, body=text)
+            frame = framed(Kind.FAILED, number, body=text)
         if random.random() < 0.25:
-            frame = _worse(random, frame)
+            frame = worse(random, frame)
         if random.random() < 0.05:
             frame += self._stream()
         return frame
@@ -304,14 +273,14 @@ class _Game:
         """What must follow, part by part; the last may be that the connection breaks."""
         taken, answered = self._taken, self._answered
         while stream:
-            header, rest = stream[: _HEADER.size], stream[_HEADER.size :]
-            if len(header) < _HEADER.size:
+            header, rest = stream[: HEADER.size], stream[HEADER.size :]
+            if len(header) < HEADER.size:
                 yield _Effect("cut")
                 return
-            if not _may_come(header, _FROM_WORKER):
+            if not may_come(header, _FROM_WORKER):
                 yield _Effect("refused")
                 return
-            _, code, number, real, size = _HEADER.unpack(header)
+            _, code, number, real, size = HEADER.unpack(header)
             head, body, stream = Head(Kind(code), number, real, size), rest[:size], rest[size:]
             failed = head.kind is Kind.FAILED
             begins = head.kind is Kind.READY
@@ -378,7 +347,7 @@ class _Game:
         assert self._read(size) == self._weights, "these are not the weights of the release"
 
     def _header(self) -> tuple[int, int, int]:
-        _, kind, number, _, size = _HEADER.unpack(self._read(_HEADER.size))
+        _, kind, number, _, size = HEADER.unpack(self._read(HEADER.size))
         return kind, number, size
 
     def _read(self, size: int) -> bytes:
@@ -440,7 +409,7 @@ def _knock(random: Random, port: int, counts: Counter[str]) -> None:
             bare.sendall(said)
             bare.shutdown(socket.SHUT_WR)
         told = rest(bare)
-        assert len(told) <= len(_MAGIC) + 32, f"it was told {told!r}"
+        assert len(told) <= len(MAGIC) + 32, f"it was told {told!r}"
 
 
 def _wrong_hello(random: Random) -> bytes:
@@ -456,8 +425,8 @@ def _wrong_hello(random: Random) -> bytes:
     )  # fmt: skip
     if random.random() < 0.3:
         kind = random.choice([kind for kind in Kind if kind is not Kind.HELLO])
-        return _frame(kind, body=json.dumps(_ENOUGH).encode())
-    frame = _frame(Kind.HELLO, body=body)
+        return framed(kind, body=json.dumps(_ENOUGH).encode())
+    frame = framed(Kind.HELLO, body=body)
     return frame[: random.randrange(len(frame))] if random.random() < 0.1 else frame
 
 

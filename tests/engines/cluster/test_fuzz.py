@@ -13,7 +13,8 @@ SEEDS = range(3)
 KINDS = [
     "taken by a courier", "repeated by a courier", "ignored by a courier", "refused by a courier", "cut by a courier",
     "given up by a courier", "failed by a courier", "connections", "headers refused", "headers understood",
-    "handshakes refused", "hellos refused", "seeds whose memory was counted",
+    "handshakes refused", "hellos refused", "passed on by an envoy", "refused by an envoy", "computed by a client",
+    "refused by a client", "skipped by a client", "seeds whose memory was counted",
 ]  # fmt: skip
 
 

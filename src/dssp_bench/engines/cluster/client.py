@@ -32,6 +32,7 @@ _WELCOME_S = 20.0  # a gateway may wait for half as long until the server has a 
 _AGAIN_S = 0.2
 _SERVER_KNOWS_WITHIN_S = 20.0  # of who was lost, or who comes, and its shards too
 _LONGEST_WELCOME = 1 << 20
+_LONGEST_RUN_S = 1e9
 _GREETING: Sizes = {Kind.WELCOME: at_most(_LONGEST_WELCOME), Kind.REFUSED: at_most(4096)}
 _log = logging.getLogger(__name__)
 
@@ -310,6 +311,8 @@ class _Line:
                 if head.kind is Kind.RECEIVED or head.number != self._outbox.unanswered:
                     self.link.wire.skip(head.size)  # it has come before, over a connection that broke
                     continue
+                if not abs(head.real) <= _LONGEST_RUN_S:
+                    raise Malformed(f"no run is {head.real} s old")
                 self.link.wire.receive_into(self._weights)
                 self._outbox.receive(head.number)
                 return head
