@@ -1,8 +1,10 @@
 """The port at which workers come in: who gets in, to which place, and what is left of those who do not."""
 
 import json
+import multiprocessing
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from tests.engines.cluster.parties import (
     HOST,
     KEY,
     PARAMETERS,
+    Client,
     Entrance,
     NothingLeft,
     Station,
@@ -245,6 +248,31 @@ def test_whoever_was_at_a_place_has_ended_when_somebody_else_is_expected_there(h
     house.expect(2, 0)
     assert house.ended == [(0, 0)], "its end would be taken for the end of the one that comes after it"
     assert house.come(session=OTHER, place=0)[1]["worker"] == 2
+
+
+RECONNECT_S = 0.3
+
+
+def _come_in_a_process(port: int) -> None:
+    Client(port, place=0).ended()
+
+
+@pytest.mark.processes
+def test_the_server_hears_of_a_killed_worker_soon_after_it_could_have_come_back() -> None:
+    house = House(reconnect_s=RECONNECT_S)
+    process = multiprocessing.get_context("forkserver").Process(target=_come_in_a_process, args=(house.gateway.port,))
+    process.start()
+    try:
+        house.stations[0].expect(local.Kind.READY)
+        process.kill()
+        process.join()
+        began = time.monotonic()
+        assert house.stations[0].hear() is None
+        assert time.monotonic() - began < 20 * RECONNECT_S
+    finally:
+        process.kill()
+        process.join()
+        house.close()
 
 
 # --- who is refused ---
