@@ -126,7 +126,8 @@ def _take_own_token() -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    parts = [part for part in error.args if isinstance(part, str)]  # some of Ray's messages come in pieces
+    return next(iter("".join(parts).strip().splitlines()), str(error).strip() or type(error).__name__)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
