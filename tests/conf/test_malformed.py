@@ -20,7 +20,9 @@ from dssp_bench.experiment.run import RunResult
 from dssp_bench.experiment.spec import ConfigurationErrors, RunSpec, build_spec
 from tests.conf.malformed import BASES, Example, command_lines, composed, configurations, keys_of, leaves
 
-MANY = settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+OTHERS = int(os.environ.get("DSSP_BENCH_OTHER_CONFIGURATIONS", "0"))
+"""So many are drawn, and others each time, instead of the same thousand."""
+MANY = settings(max_examples=OTHERS or 1000, derandomize=not OTHERS, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("line", BASES)

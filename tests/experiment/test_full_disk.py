@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 DRIVER = """
-import json, logging, os, sys
+import json, logging, os, sys, time
 from pathlib import Path
 from dssp_bench.experiment.mlflow_log import MlflowLog
+from dssp_bench.experiment.mlflow_store import stored_runs
+from dssp_bench.experiment.mlflow_sync import sync
 from dssp_bench.experiment.run import run
 from dssp_bench.records.checkpoints import newest
 from dssp_bench.records.reader import RunRecords
@@ -33,8 +35,10 @@ class Filled(Watched):
                     pass
             self.numbers = [number_of(newest(self.run.folder)[0])]
             self.filled_at = status.pushes
-        if filler.exists() and status.pushes > self.filled_at + 400:
+            self.full_since = time.monotonic()
+        if filler.exists() and status.pushes > self.filled_at + 1000:
             self.acted_twice = True
+            self.full_s = time.monotonic() - self.full_since
             self.numbers.append(number_of(newest(self.run.folder)[0]))
             self.rows = len(RunRecords.open(self.run.folder).pushes)
             filler.unlink()
@@ -50,16 +54,19 @@ if __name__ == "__main__":
     logging.basicConfig(level="WARNING", format="%(message)s")
     watched = Filled()
     changes = {
-        "model": troubled(pause_s=0.002), "stop": {"pushes": 1500}, "checkpoint": {"every_s": 0.1},
-        "evaluation": {"every_epochs": 1.0},
+        "model": troubled(pause_s=0.002), "stop": {"pushes": 2200}, "checkpoint": {"every_s": 0.1},
+        "evaluation": {"every_epochs": 1.0}, "tracking": {"mlflow": True, "figures": False},
     }
     result = run(spec(disk / "runs", "ssp", "local", **changes), [watched, MlflowLog()])
     records = RunRecords.open(result.folder)
+    sent = [run.words for run in sync([result.folder])]
+    of_it = stored_runs(disk / "runs")[result.folder.name]
     gaps = records.pushes["arrived_s"].diff().to_numpy()
     print(json.dumps({
         "status": result.status, "error": result.error, "pushes": len(records.pushes), "updates": len(records.updates),
         "evaluations": records.evaluations["samples"].tolist(), "acted": watched.acted_twice, "rows": watched.rows,
         "filled_at": watched.filled_at, "checkpoints": watched.numbers, "summary": result.summary["pushes"],
+        "sent": sent, "in_mlflow": [of_it.status, of_it.whole], "full_s": watched.full_s,
         "longest_gap_s": float(gaps[1:].max()),
     }))
 """
@@ -93,10 +100,12 @@ def test_a_run_on_a_disk_that_is_full_for_a_while_completes_and_nothing_is_missi
     found, said = in_a_small_disk(tmp_path, DRIVER)
     assert found["acted"], "the disk was never full"
     assert (found["status"], found["error"]) == ("finished", "")
-    assert found["pushes"] == found["updates"] == found["summary"] == 1500
-    assert found["evaluations"][-1] == 1500 * 8
-    assert len(found["evaluations"]) == 1500 * 8 // 240 + 1
-    assert found["rows"] < found["filled_at"] + 400, "what was written while the disk was full"
+    assert found["pushes"] == found["updates"] == found["summary"] == 2200
+    assert found["evaluations"][-1] == 2200 * 8
+    assert len(found["evaluations"]) == -(-2200 * 8 // 240) + 1
+    assert found["rows"] < found["filled_at"] + 1000, "what was written while the disk was full"
+    assert found["longest_gap_s"] < found["full_s"] / 3, "a push waited for the disk"
+    assert found["in_mlflow"] == ["FINISHED", True], found["sent"]
     before, after = found["checkpoints"]
     assert after == before, "a checkpoint was written although the disk was full"
     assert "the records wait in memory until they can be written: [Errno 28] No space left on device" in said
