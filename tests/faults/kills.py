@@ -367,7 +367,9 @@ def _verdict(folder: Path, game: Game, struck: Sequence[Strike]) -> str:
         return "driver killed" if game.answer is None else "interrupted before there was a verdict"
     verdict, error = summary["status"], summary.get("error", "")
     if verdict == "killed":
-        _check(interrupted, "killed, and nobody had interrupted it")
+        # a driver that is killed before it takes the run up leaves the summary of the life before
+        of_whom = struck if game.answer is None else game.struck
+        _check(_times(of_whom, "driver", "SIGINT", "SIGTERM"), "killed, and nobody had interrupted it")
     if verdict == "failed":
         excused = any(
             re.fullmatch(says, error) and _times(struck, whom, "SIGKILL", "SIGSTOP") for says, whom in EXCUSES
