@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dssp_bench.core.errors import ConfigurationError, WorkerFailed
 from dssp_bench.experiment.elsewhere import KEY_VARIABLE, work_for
 from dssp_bench.experiment.run import RunResult, resume, run
 from dssp_bench.experiment.spec import ConfigurationErrors
+from dssp_bench.experiment.watcher import RunStatus
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import PARADIGMS, spec, troubled
 from tests.experiment.watching import Watched, kill, run_processes
@@ -26,6 +28,7 @@ FAILED, REFUSED = 1, 2
 ALONE: dict[str, Any] = {"workers": [{"device": "cpu"}]}
 THREE: dict[str, Any] = {"workers": [{"device": "cpu", "slowdown": slowdown} for slowdown in (1.0, 1.3, 3.0)]}
 PATIENCE_S = 60.0
+WAITING_AT = 30
 
 
 @pytest.fixture(autouse=True)
@@ -137,26 +140,43 @@ def test_a_killed_shard_fails_the_run_which_then_goes_on(
     assert (again.status, again.error) == ("finished", "")
 
 
+class Replacing(Watched):
+    """Kills a worker; when the one that comes in its place has pushed, the others may go on to the end."""
+
+    def __init__(self, one: BaseProcess, other: BaseProcess, replaced: Path) -> None:
+        super().__init__(self._replace, after_pushes=30)
+        self._one, self._other = one, other
+        self._replaced = replaced
+
+    def _replace(self) -> None:
+        self._one.kill()
+        self._other.start()
+
+    def progress(self, status: RunStatus) -> None:
+        super().progress(status)
+        if any(worker.clock > WAITING_AT for worker in status.workers):
+            self._replaced.touch()
+
+
 def test_with_shards_a_worker_that_died_is_replaced_by_the_next_that_comes(tmp_path: Path, key: str) -> None:
     context = multiprocessing.get_context("forkserver")
     port = free_port(3)
     crew = [context.Process(target=_worker, args=(port, key), name="elsewhere") for _ in range(4)]
-
-    def replace_one() -> None:
-        crew[0].kill()
-        crew[3].start()
-
+    replaced = tmp_path / "replaced"
     for process in crew[:3]:
         process.start()
     try:
         of = spec(
             tmp_path, "ssp", "cluster", {"port": port, "shards": 3, "reconnect_s": 0.2}, cluster=THREE,
-            model=troubled(pause_s=0.01), stop={"pushes": 150}, on_worker_loss="restart",
+            model=troubled(pause_s=0.01, waits_at=WAITING_AT, waits_for=str(replaced)), stop={"pushes": 150},
+            on_worker_loss="restart",
         )  # fmt: skip
-        result = run(of, [Watched(replace_one, after_pushes=30)])
+        result = run(of, [Replacing(crew[0], crew[3], replaced)])
     finally:
-        for process in crew:
+        for process in (each for each in crew if each.pid):
             process.join(PATIENCE_S)
+            process.kill()
+            process.join()
     assert weights(result)
     assert result.summary is not None
     (lost,) = result.summary["lost_workers"]

@@ -42,10 +42,14 @@ def whole(least: int, usual: int = 9, most: int = LARGEST, null: bool = False) -
     return _or_null(Kind(st.integers(least, max(usual, least)), wrong | GROUPS | LISTS), null)
 
 
-def number(low: float, high: float = inf, open_ends: bool = False, usual: float = 1.0, null: bool = False) -> Kind:
-    """Numbers between two bounds, of which the lower counts unless `open_ends`."""
+def number(
+    low: float, high: float = inf, open_ends: bool = False, usual: float = 1.0, null: bool = False, below: bool = False
+) -> Kind:
+    """Numbers between two bounds, of which the lower counts unless `open_ends`, and the upper one unless `below`."""
     wrong = st.sampled_from([-inf, inf, nan, True, False, *NO_NUMBERS, *([low] if open_ends else [])])
-    wrong |= st.floats(max_value=low, exclude_max=True) | st.floats(min_value=high, exclude_min=high < inf)
+    wrong |= st.floats(max_value=low, exclude_max=True) | st.floats(
+        min_value=high, exclude_min=high < inf and not below
+    )
     return _or_null(Kind(st.just(usual) | st.sampled_from([usual, str(usual)]), wrong | GROUPS | LISTS), null)
 
 
@@ -144,7 +148,7 @@ GENERAL = {
         st.just({"gpu": 1}), st.sampled_from([None, 5, "x", [], {"a": "b"}, {"a": nan}])
     ),
     "optimizer.learning_rate": POSITIVE,
-    "optimizer.momentum": number(0, 0.999_999, usual=0.5),
+    "optimizer.momentum": number(0, 1, usual=0.5, below=True),
     "optimizer.weight_decay": number(0),
     "optimizer.nesterov": FLAG,
     "schedule.clock": word("samples", "updates"),
@@ -196,7 +200,7 @@ OF_GROUPS = {
     "model=alexnet_small": {
         "channels": Kind(st.just([4, 4, 4]), st.sampled_from([[1], [1, 2, 3, 4], 5, None, [0, 1, 2], "a"])),
         "hidden": WIDTH,
-        "dropout": number(0, 0.999_999, usual=0.5),
+        "dropout": number(0, 1, usual=0.5, below=True),
         "iteration_s": number(0, 1e6),
     },
     "model=torchvision": {"iteration_s": number(0, 1e6), "name": Kind(st.just("vgg11"), st.none() | GROUPS | LISTS)},

@@ -51,6 +51,21 @@ def test_both_ends_talk(pair: Pair) -> None:
     assert here.receive() == Message(Kind.READY)
 
 
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_last_message_can_be_seen_without_receiving_it(pair: Pair, unread: bool) -> None:
+    here, there = pair
+    assert not there.has_message()
+    here.send(Kind.STOP)
+    if unread:
+        there.send(Kind.PUSH)
+    here.close()
+    assert there.has_ended()
+    assert there.has_message()
+    assert there.has_message()
+    assert there.receive() == Message(Kind.STOP)
+    assert not there.has_message()
+
+
 def test_a_peer_that_is_gone_is_seen_after_its_last_message(pair: Pair) -> None:
     here, there = pair
     here.send(Kind.FAILED, body=b"why")

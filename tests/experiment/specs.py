@@ -84,6 +84,8 @@ class Troubled(ModelSource):
     iteration_s: float = 0.001
     pause_s: float = 0.0  # of every iteration
     evaluation_pause_s: float = 0.0
+    waits_at: int | None = None  # the iteration, from 0, that is not computed before there is `waits_for`
+    waits_for: str = ""  # a file
     raises_at: int | None = None  # the iteration, from 0
     evaluation_raises_at: int | None = None
     nan_at: tuple[int, ...] = ()  # iterations whose result, and so loss and gradient, is none
@@ -100,6 +102,14 @@ class Troubled(ModelSource):
             if self.built == "sleeps":
                 time.sleep(60)
         return _Network(self, input_shape, classes)
+
+
+def _wait_for(file: Path) -> None:
+    for _ in range(6000):
+        if file.exists():
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"{file} does not come")
 
 
 class _Network(nn.Module):
@@ -119,6 +129,8 @@ class _Network(nn.Module):
             raise ArithmeticError(trouble.cause)
         if not self.training and trouble.evaluation_raises_at == self.evaluations - 1:
             raise ArithmeticError(trouble.cause)
+        if self.training and self.calls - 2 == trouble.waits_at:
+            _wait_for(Path(trouble.waits_for))
         time.sleep(trouble.pause_s if self.training else trouble.evaluation_pause_s)
         result: Tensor = self.linear(inputs.flatten(1))
         return result * math.nan if self.training and self.calls - 2 in trouble.nan_at else result

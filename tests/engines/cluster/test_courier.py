@@ -4,11 +4,13 @@ import math
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from dssp_bench.engines.cluster import courier
 from dssp_bench.engines.cluster.courier import COMPUTED, LONGEST_TEXT, Courier
 from dssp_bench.engines.cluster.wire import Kind, Sizes, Wire, at_most, exactly
 from dssp_bench.engines.local import channel as local
@@ -212,7 +214,18 @@ def test_a_stop_that_was_said_meanwhile_waits_for_the_worker(stage: Stage) -> No
     stage.greeted(taken=1, latest=1).close()
     wait_for(lambda: not stage.courier.is_connected, or_else="the courier does not notice that its worker has gone")
     stage.station.dismiss()
+    time.sleep(2 * courier._LOOKS_EVERY_S)  # such as to find out, and to give the worker up
     assert stage.greeted(taken=1, latest=1).receive(FROM_SERVER).kind is Kind.STOP
+
+
+def test_who_stays_away_is_not_waited_for_because_of_a_stop() -> None:
+    with NothingLeft():
+        stage = Stage(reconnect_s=0.5)
+        stage.computing().close()
+        wait_for(lambda: not stage.courier.is_connected, or_else="the courier does not notice that its worker has gone")
+        stage.station.dismiss()
+        wait_for(lambda: stage.ended, or_else="the courier waits for somebody who does not come")
+        stage.close()
 
 
 @pytest.mark.parametrize("moment", ["computing", "held", "in the middle of a push", "before it is ready"])

@@ -152,7 +152,7 @@ class Courier:
         with self._news:
             while not (self._next or self._over):
                 left_s = _LOOKS_EVERY_S if deadline is None else min(_LOOKS_EVERY_S, deadline - time.monotonic())
-                if left_s <= 0 or self._channel.has_ended():
+                if left_s <= 0 or self._is_pointless(deadline):
                     return None
                 self._news.wait(left_s)
             if self._next is None or self._over:
@@ -160,6 +160,10 @@ class Courier:
             connection, self._next = self._next, None
             self._wire = connection[0]  # which is the one to break from now on
             return connection
+
+    def _is_pointless(self, deadline: float | None) -> bool:
+        """Whether the server is gone, and has left no last word for a worker that has been here."""
+        return self._channel.has_ended() and (deadline is None or not self._channel.has_message())
 
     def _end(self) -> None:
         with self._news:

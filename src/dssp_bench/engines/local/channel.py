@@ -120,6 +120,15 @@ class Channel:
             return None
         return _unpacked(frame) if frame else None
 
+    def has_message(self) -> bool:
+        """Whether a message can be received at once, even if the peer is gone."""
+        if not self.has_news(0):
+            return False
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except ConnectionResetError:  # said once, if the peer left something unread
+            return self.has_message()
+
     def has_ended(self) -> bool:
         """Whether the peer is gone or has hung up, although it may have left messages."""
         poll = select.poll()
