@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
 
+from dssp_bench.core.errors import RecordsError
 from dssp_bench.experiment.replay import differences, recorded_spec, replay_records
 from dssp_bench.records.reader import RunRecords
 
@@ -19,11 +20,12 @@ pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # wh
 FAST, SLOW, OTHER = "fast_machine", "slow_machine", "other_machine"
 PLACES = FAST, SLOW, OTHER, FAST
 WITHIN_S = 90
+BEYOND_ANY_LEAD = 20
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 
 class Nodes:
-    """A head and two nodes, which differ in what they offer; each of the two may die once."""
+    """A head and two nodes, which differ in what they offer; each of the two may die."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -59,33 +61,58 @@ class Driver:
         command += ["tracking.figures=false", f"runs_dir={runs_dir}", *overrides]
         command += [f"engine.address={nodes.address}"] if nodes else []
         self._runs_dir = runs_dir
-        self._said: list[str] = []
+        self.said = ""
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
         )
         self.started.append(self)
 
-    def wait_for_pushes(self) -> None:
-        """Until the workers work."""
-        assert self._process.stdout
-        for line in self._process.stdout:
-            self._said.append(line)
-            if "pushes/s" in line:
-                return
-        pytest.fail("".join(self._said))
+    def wait_for_pushes(self, of: int = 0) -> None:
+        """Until this worker works."""
+        self._wait_until(lambda: self._pushes_of(of) > 0, f"worker {of} does not work")
+
+    def wait_until_only_the_first_works(self) -> None:
+        """Until it does not wait for the second any more."""
+        self._wait_until(
+            lambda: self._pushes_of(0) - self._pushes_of(1) > BEYOND_ANY_LEAD, "the first worker does not go on"
+        )
+
+    def _wait_until(self, happened: Callable[[], bool], complaint: str) -> None:
+        deadline = time.monotonic() + WITHIN_S
+        while not happened():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.give_up()
+                pytest.fail(f"{complaint}: {self.said}")
+            time.sleep(0.1)
+
+    def _pushes_of(self, worker: int) -> int:
+        try:
+            return int((RunRecords.open(self._folder).column("pushes", "worker").to_numpy() == worker).sum())
+        except RecordsError:
+            return 0  # there are none yet
+
+    @property
+    def _folder(self) -> Path:
+        folders = [path for path in self._runs_dir.glob("*") if (path / "config.yaml").exists()]
+        if not folders:
+            raise RecordsError("the run has not begun")
+        return folders[0]
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
 
     def end(self) -> RunRecords:
         """What the run has left, when it is over."""
-        rest, _ = self._process.communicate(timeout=WITHIN_S)
+        self.said, _ = self._process.communicate(timeout=WITHIN_S)
         self.exit_code = self._process.returncode
-        self.said = "".join(self._said) + rest
-        (folder,) = (path for path in self._runs_dir.iterdir() if (path / "config.yaml").exists())
-        return RunRecords(folder)
+        return RunRecords(self._folder)
 
     def give_up(self) -> None:
         """Where a test has failed, the run need not go on."""
         self._process.terminate()
-        self._process.communicate(timeout=WITHIN_S)
+        said, _ = self._process.communicate(timeout=WITHIN_S)
+        self.said = self.said or said
 
 
 @pytest.fixture(autouse=True)
@@ -113,14 +140,15 @@ def workers_of_ray() -> list[int]:
 
 
 def nodes_of_workers(nodes: Nodes) -> list[str]:
-    """The node of each worker, as Ray has it."""
+    """The node of each worker of the latest run, as Ray remembers it."""
     program = f"""
 import ray
 ray.init(address={nodes.address!r}, logging_level="ERROR")
 from ray._private.state import actors
-for actor in actors().values():
-    if actor["State"] == "ALIVE" and actor["ActorClassName"] == "_Host":
-        print("on", actor["Address"]["NodeID"])
+hosts = [actor for actor in actors().values() if actor["ActorClassName"] == "_Host"]
+for host in hosts:
+    if host["JobID"] == max(host["JobID"] for host in hosts):
+        print("on", host["Address"]["NodeID"])
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WITHIN_S, check=True)
     return [line.split()[1] for line in told.stdout.splitlines() if line.startswith("on ")]
@@ -142,11 +170,10 @@ def on(*resources: str, slowdown: int = 50) -> str:
 def test_a_run_on_three_nodes_leaves_the_same_records_as_any_and_replays(nodes: Nodes, tmp_path: Path) -> None:
     everywhere = f"cluster.workers=[{','.join(f'{{slowdown: 1.5, resources: {{{name}: 1}}}}' for name in PLACES)}]"
     driver = Driver(nodes, tmp_path, "paradigm=dssp", "cluster=hetero4", everywhere, "engine.shards=2")
-    driver.wait_for_pushes()
-    where = nodes_of_workers(nodes)
     records = driver.end()
     assert driver.exit_code == 0
-    assert len(where) == 4, "not all workers are there"
+    where = nodes_of_workers(nodes)
+    assert len(where) == 4
     assert len(set(where)) == 3, f"workers sat on {where}"
     summary = records.summary
     assert summary is not None, driver.said
@@ -178,48 +205,37 @@ def test_an_address_in_the_environment_where_nobody_is_is_refused_in_a_line(tmp_
     assert "Traceback" not in driver.said
 
 
-def test_runs_share_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
-    drivers = [Driver(nodes, tmp_path / name, "cluster=hetero", "stop.epochs=5") for name in ("one", "other")]
-    summaries = [summary_of(driver) for driver in drivers]
-    assert [(summary["status"], summary["lost_workers"]) for summary in summaries] == [("finished", [])] * 2
-    wait_until_nobody_works()
-
-
-def test_a_killed_worker_is_started_again_where_it_may_be(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, FAST), "on_worker_loss=restart", "stop.epochs=6")
-    driver.wait_for_pushes()
-    os.kill(min(workers_of_ray()), signal.SIGKILL)
-    summary = summary_of(driver)
-    assert summary["status"] == "finished"
-    (lost,) = summary["lost_workers"]
-    assert summary["replacements"] == {"2": lost}
-    wait_until_nobody_works()
-
-
-def test_a_shard_whose_node_dies_fails_the_run(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, FAST), f"+cluster.server.resources={{{OTHER}: 1}}", "engine.shards=2")
-    driver.wait_for_pushes()
+def test_runs_share_a_cluster_and_lose_no_more_than_what_was_on_a_node_that_dies(nodes: Nodes, tmp_path: Path) -> None:
+    its_shard = f"+cluster.server.resources={{{OTHER}: 1}}", "engine.shards=2"
+    its_worker = "on_worker_loss=continue", "stop.pushes=1000000"
+    drivers = [
+        Driver(nodes, tmp_path / "one", on(FAST, FAST), *its_shard),
+        Driver(nodes, tmp_path / "other", on(SLOW, OTHER), *its_worker),
+    ]
+    for driver in drivers:
+        driver.wait_for_pushes()
     nodes.lose(OTHER)
-    summary = summary_of(driver)
-    assert (summary["status"], summary["error"]) == ("failed", "server shard 1 died")
+    drivers[1].wait_until_only_the_first_works()
+    drivers[1].interrupt()
+    without_a_shard, without_a_worker = map(summary_of, drivers)
+    assert (without_a_shard["status"], without_a_shard["error"]) == ("failed", "server shard 1 died")
+    assert without_a_shard["lost_workers"] == []
+    assert (without_a_worker["status"], without_a_worker["lost_workers"]) == ("killed", [1])
     wait_until_nobody_works()
 
 
-def test_when_a_node_dies_its_workers_are_lost_and_the_others_go_on(nodes: Nodes, tmp_path: Path) -> None:
-    driver = Driver(nodes, tmp_path, on(FAST, SLOW, FAST, SLOW), "on_worker_loss=continue", "stop.epochs=8")
+def test_a_worker_that_is_killed_or_hangs_is_started_again_where_it_may_be(nodes: Nodes, tmp_path: Path) -> None:
+    settings = "on_worker_loss=restart", "engine.lease_s=3", "stop.pushes=1000000"
+    driver = Driver(nodes, tmp_path, on(FAST, FAST), *settings)
     driver.wait_for_pushes()
-    nodes.lose(SLOW)
+    one, other = workers_of_ray()
+    os.kill(one, signal.SIGKILL)
+    driver.wait_for_pushes(of=2)
+    os.kill(other, signal.SIGSTOP)
+    driver.wait_for_pushes(of=3)
+    driver.interrupt()
     summary = summary_of(driver)
-    assert summary["status"] == "finished"
-    assert sorted(summary["lost_workers"]) == [1, 3]
-    wait_until_nobody_works()
-
-
-def test_a_worker_that_hangs_is_given_up_and_ended(nodes: Nodes, tmp_path: Path) -> None:
-    settings = "on_worker_loss=continue", "engine.lease_s=1", "stop.epochs=4"
-    driver = Driver(nodes, tmp_path, on(FAST, FAST, slowdown=20), *settings)
-    driver.wait_for_pushes()
-    os.kill(min(workers_of_ray()), signal.SIGSTOP)
-    summary = summary_of(driver)
-    assert (summary["status"], len(summary["lost_workers"])) == ("finished", 1)
+    assert (driver.exit_code, summary["status"]) == (130, "killed")
+    assert sorted(summary["lost_workers"]) == [0, 1]
+    assert summary["replacements"] == {str(2 + i): lost for i, lost in enumerate(summary["lost_workers"])}
     wait_until_nobody_works()

@@ -356,8 +356,10 @@ def test_ctrl_c_is_heard_while_the_last_evaluations_are_made(tmp_path: Path, cap
 
 
 def test_the_memory_of_a_worker_that_was_replaced_is_let_go(tmp_path: Path) -> None:
+    enough = tmp_path / "enough"
+
     class Counting(Watched):
-        """Kills a worker and its successors, and looks each time that one is at work."""
+        """Kills a worker and its successors, and looks each time that one is at work; the other waits for that."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -370,10 +372,12 @@ def test_the_memory_of_a_worker_that_was_replaced_is_let_go(tmp_path: Path) -> N
                 self.mapped.append(pieces_of_memory("server"))
                 self.killed |= there
                 kill("slow")
+            if len(self.mapped) >= 3:
+                enough.touch()
 
     watched = Counting()
-    changes: dict[str, Any] = {"on_worker_loss": "restart", "stop": {"pushes": 1000}, "model": slow()}
-    local(tmp_path, "asp", watched, **changes)
+    model = slow(waits_at=60, waits_for=str(enough))
+    local(tmp_path / "runs", "asp", watched, on_worker_loss="restart", stop={"pushes": 200}, model=model)
     assert len(watched.mapped) >= 3
     assert len(set(watched.mapped)) == 1
 

@@ -121,16 +121,22 @@ def test_a_single_worker_that_dies_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_nobody_is_replaced_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    the_last = "worker 4 is lost, and was replaced 2 times: no more"
+    it_is_dead = tmp_path / "it is dead"
+
     class Deadly(Watched):
         def progress(self, status: RunStatus) -> None:
             if status.pushes > 10:
                 kill("b")
+            if the_last in caplog.messages:
+                it_is_dead.touch()
 
-    result = replaced(tmp_path, "ssp", Deadly(), options={"restarts": 2}, stop={"epochs": 60})
+    others_wait = troubled(pause_s=0.02, waits_at=10, waits_for=str(it_is_dead))
+    result = replaced(tmp_path / "runs", "ssp", Deadly(), options={"restarts": 2}, model=others_wait, stop={"epochs": 2})
     assert (result.status, result.error) == ("finished", "")
     assert result.summary is not None
     assert result.summary["lost_workers"] == [1, 3, 4]
-    assert "worker 4 is lost, and was replaced 2 times: no more" in caplog.messages
+    assert the_last in caplog.messages
 
 
 @pytest.mark.processes

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-DRIVER = """
+PUSHES, FULL_FOR = 1200, 500
+DRIVER = f"""
+PUSHES, FULL_FOR = {PUSHES}, {FULL_FOR}
+""" + """
 import json, logging, os, sys, time
 from pathlib import Path
 from dssp_bench.experiment.mlflow_log import MlflowLog
@@ -36,7 +39,7 @@ class Filled(Watched):
             self.numbers = [number_of(newest(self.run.folder)[0])]
             self.filled_at = status.pushes
             self.full_since = time.monotonic()
-        if filler.exists() and status.pushes > self.filled_at + 1000:
+        if filler.exists() and status.pushes > self.filled_at + FULL_FOR:
             self.acted_twice = True
             self.full_s = time.monotonic() - self.full_since
             self.numbers.append(number_of(newest(self.run.folder)[0]))
@@ -54,7 +57,7 @@ if __name__ == "__main__":
     logging.basicConfig(level="WARNING", format="%(message)s")
     watched = Filled()
     changes = {
-        "model": troubled(pause_s=0.002), "stop": {"pushes": 2200}, "checkpoint": {"every_s": 0.1},
+        "model": troubled(pause_s=0.002), "stop": {"pushes": PUSHES}, "checkpoint": {"every_s": 0.1},
         "evaluation": {"every_epochs": 1.0}, "tracking": {"mlflow": True, "figures": False},
     }
     result = run(spec(disk / "runs", "ssp", "local", **changes), [watched, MlflowLog()])
@@ -100,10 +103,10 @@ def test_a_run_on_a_disk_that_is_full_for_a_while_completes_and_nothing_is_missi
     found, said = in_a_small_disk(tmp_path, DRIVER)
     assert found["acted"], "the disk was never full"
     assert (found["status"], found["error"]) == ("finished", "")
-    assert found["pushes"] == found["updates"] == found["summary"] == 2200
-    assert found["evaluations"][-1] == 2200 * 8
-    assert len(found["evaluations"]) == -(-2200 * 8 // 240) + 1
-    assert found["rows"] < found["filled_at"] + 1000, "what was written while the disk was full"
+    assert found["pushes"] == found["updates"] == found["summary"] == PUSHES
+    assert found["evaluations"][-1] == PUSHES * 8
+    assert len(found["evaluations"]) == -(-PUSHES * 8 // 240) + 1
+    assert found["rows"] < found["filled_at"] + FULL_FOR, "what was written while the disk was full"
     assert found["longest_gap_s"] < found["full_s"] / 3, "a push waited for the disk"
     assert found["in_mlflow"] == ["FINISHED", True], found["sent"]
     before, after = found["checkpoints"]

@@ -20,7 +20,7 @@ from tests.experiment.specs import spec, troubled
 
 pytestmark = pytest.mark.processes
 
-LOCKED_S = float(os.environ.get("DSSP_BENCH_LOCKED_S", "4"))
+LOCKED_S = float(os.environ.get("DSSP_BENCH_LOCKED_S", "2"))
 TRACKED = {"mlflow": True, "figures": False}
 
 

@@ -67,12 +67,12 @@ client.create_run(experiment)
 
 def test_several_first_users_at_once_share_one_store_and_say_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FIRST_USER, str(tmp_path / "runs")]
-    users = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(3)]
+    users = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
     said = [user.communicate()[0].decode() for user in users]
-    assert said == ["", "", ""]
-    assert [user.returncode for user in users] == [0, 0, 0]
+    assert said == ["", ""]
+    assert [user.returncode for user in users] == [0, 0]
     client, experiment = open_store(tmp_path / "runs")
-    assert len(client.search_runs([experiment])) == 3
+    assert len(client.search_runs([experiment])) == 2
     assert (tmp_path / "runs" / "mlflow.db").read_bytes()[18:20] == b"\x02\x02"  # write-ahead log
 
 

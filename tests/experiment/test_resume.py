@@ -77,7 +77,7 @@ def test_wherever_it_was_killed_it_ends_as_if_nothing_had_happened(paradigm: str
         "evaluation": {"every_epochs": 0.2},
         "stop": {"epochs": 1 if paradigm == "bsp" else 3},
         "checkpoint": OFTEN,
-        "model": RESNET if paradigm == "bsp" else MLP,
+        "model": {**RESNET, "depth": 8} if paradigm == "bsp" else MLP,
     }
     undisturbed = run(spec(tmp_path / "undisturbed", paradigm, **changes))
     assert undisturbed.summary is not None

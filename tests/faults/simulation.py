@@ -33,7 +33,7 @@ from tests.faults.planted import Bug, plant
 from tests.faults.schedule import Schedule, draw
 from tests.scenario import Promise, PromiseError, Referee, promise_of
 
-SEEDS = range(4000)  # which the tests play
+SEEDS = range(2000)  # which the tests play
 RATE = LearningRate(1.0, (), 1.0, "samples", "none", workers=1, batch_size=1, examples=1)
 
 
