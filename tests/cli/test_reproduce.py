@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from dssp_bench.experiment import sensitivity
 from dssp_bench.experiment.batch import BatchProgress, Item, carry_out, finished_runs
 from dssp_bench.experiment.studies import SCALES, STUDIES
 from dssp_bench.plots import of_arms
+from tests.experiment.watching import descendants, environment, gone
 
 SHORT = "fig4 scale=timing stop.epochs=3 schedule.milestones=[2,2.5] tracking=none"
 
@@ -204,6 +207,34 @@ def test_several_figures_get_an_overview(tmp_path: Path) -> None:
         (report,) = (tmp_path / "reports").glob(f"{study.name}-timing-*/report.md")
         assert f"[{study.figure}]({report.parent.name}/report.md)" in text
         assert study.title in made.output
+
+
+DRIVER = """
+import time
+from pathlib import Path
+from dssp_bench.experiment import reports
+
+def never_done(plan, folder):
+    print("working", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    reports.make_report = never_done
+    list(reports.make_reports(["one", "other"], Path()))
+"""
+
+
+@pytest.mark.processes
+def test_who_writes_reports_does_not_outlive_who_asked_for_them(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER, encoding="utf-8")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment()) as driver:
+        assert driver.stdout
+        assert driver.stdout.readline() == "working\n"
+        family = descendants(driver.pid)
+        driver.kill()
+    assert len(family) >= 3  # who forks, who forgets nothing, and one who writes
+    assert gone(family)
 
 
 def _rows(text: str, heading: str) -> dict[str, list[str]]:

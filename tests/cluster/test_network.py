@@ -30,7 +30,7 @@ _DELAY_S = 0.001
 _BYTES_PER_S = 12.5e6
 _WEIGHTS = (64 + 1) * 128 + (128 + 1) * 10  # of the default network on the default images
 _ROUND_TRIP_S = 2 * (_DELAY_S + 4 * _WEIGHTS / _BYTES_PER_S)
-_PATIENCE_S = 90.0  # for what takes a few seconds on a machine with nothing else to do
+_PATIENCE_S = 150.0  # for what takes a few seconds on a machine with nothing else to do
 
 
 class ClusterRun:

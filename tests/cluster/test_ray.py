@@ -19,7 +19,7 @@ from dssp_bench.records.reader import RunRecords
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # what Ray's own code warns of
 FAST, SLOW, OTHER = "fast_machine", "slow_machine", "other_machine"
 PLACES = FAST, SLOW, OTHER, FAST
-WITHIN_S = 90
+WITHIN_S = 150
 BEYOND_ANY_LEAD = 20
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
 

@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dssp_bench.records.reader import RunRecords
-from tests.experiment.watching import descendants
+from tests.experiment.watching import descendants, environment, gone
 
 pytestmark = pytest.mark.processes
 
@@ -43,12 +42,6 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted", *(status for status, *_ in watched.finished), flush=True)
 """
-
-
-def environment() -> dict[str, str]:
-    """In which a script finds what these tests are made of."""
-    here = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
 class Driver:
@@ -88,26 +81,6 @@ class Driver:
     def records(self) -> RunRecords:
         (folder,) = self.runs_dir.iterdir()
         return RunRecords.open(folder)
-
-
-def eventually(is_so: Callable[[], bool]) -> bool:
-    """Whether it comes to be so, within a time that is far longer than it should take."""
-    deadline = time.monotonic() + 30
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def gone(pids: list[int]) -> bool:
-    def is_gone(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-        except OSError:
-            return True
-
-    return eventually(lambda: all(is_gone(pid) for pid in pids))
 
 
 Start = Callable[..., Driver]

@@ -4,7 +4,8 @@ import gc
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,31 @@ def held_resources() -> tuple[int, int, frozenset[str]]:
     """Open descriptors and descendants of this process, and names of shared memory: what a run may not leave."""
     gc.collect()
     return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), frozenset(os.listdir("/dev/shm"))
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    """Whether it comes to be so, within a time that is far longer than it should take."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def gone(pids: Iterable[int]) -> bool:
+    """Whether all of them end within a while."""
+
+    def is_gone(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    return eventually(lambda: all(is_gone(pid) for pid in pids))
+
+
+def environment() -> dict[str, str]:
+    """In which a script finds what these tests are made of."""
+    here = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}

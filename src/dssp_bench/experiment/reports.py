@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from dssp_bench.core.errors import RecordsError
 from dssp_bench.engines.local.fork_server import start_fork_server
+from dssp_bench.engines.local.processes import prepare_process
 from dssp_bench.experiment.batch import Item, finished_runs
 from dssp_bench.experiment.mlflow_store import log_report
 from dssp_bench.experiment.report import in_short, result_of, write_report
@@ -57,7 +58,8 @@ def make_reports(plans: Sequence[Plan], folder: Path) -> Iterator[tuple[Plan, To
     start_fork_server(("dssp_bench.experiment.reports", "dssp_bench.plots.of_arms"))
     context = multiprocessing.get_context("forkserver")
     all_told: list[tuple[Plan, Told]] = []
-    with ProcessPoolExecutor(min(len(plans), len(os.sched_getaffinity(0))), context) as pool:
+    size = min(len(plans), len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(size, context, initializer=prepare_process, initargs=(1,)) as pool:
         for plan, told in zip(plans, pool.map(make, plans), strict=True):
             yield plan, told
             all_told.append((plan, told))
