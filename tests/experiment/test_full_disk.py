@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 PUSHES, FULL_FOR = 1200, 500
-DRIVER = f"""
-PUSHES, FULL_FOR = {PUSHES}, {FULL_FOR}
-""" + """
+DRIVER = """
 import json, logging, os, sys, time
 from pathlib import Path
 from dssp_bench.experiment.mlflow_log import MlflowLog
@@ -23,6 +21,7 @@ from dssp_bench.experiment.run import run
 from dssp_bench.records.checkpoints import newest
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import spec, troubled
+from tests.experiment.test_full_disk import FULL_FOR, PUSHES
 from tests.experiment.watching import Watched
 
 class Filled(Watched):
