@@ -168,6 +168,9 @@ def test_only_what_cannot_be_refused_any_more_is_started_before_torch_is_there(s
         assert not early(*wrong.split())
     assert not early("cluster=homogeneous", "cluster.count=200", "batch_size=1")
     assert not early("model=torchvision"), "it may not be installed"
+    (started.folder / "file").touch()
+    assert not early(f"runs_dir={started.folder}/file/runs")
+    assert early(f"runs_dir={started.folder}/new/runs")
 
 
 REFUSED = [

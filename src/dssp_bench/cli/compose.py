@@ -39,7 +39,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dssp_bench.cli.errors import UsageError
 from dssp_bench.cli.hydra_errors import CONFIG_NAME, UNDERSTOOD, config_dir, in_our_words
 from dssp_bench.core.errors import ConfigurationError, DsspBenchError
-from dssp_bench.experiment.spec import default_runs_dir
+from dssp_bench.experiment.spec import runs_dir_of
 
 _VERSION_BASE = "1.3"
 MOST_RUNS = 10_000
@@ -294,10 +294,7 @@ def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
 
 def _register() -> None:
     """Make known to Hydra what conf/ refers to."""
-    OmegaConf.register_new_resolver(
-        "dssp_bench.runs_dir", lambda given: str(Path(given).expanduser().absolute() if given else default_runs_dir()),
-        replace=True,
-    )  # fmt: skip
+    OmegaConf.register_new_resolver("dssp_bench.runs_dir", lambda given: str(runs_dir_of(given)), replace=True)
     OmegaConf.register_new_resolver("dssp_bench.scratch", tempfile.gettempdir, replace=True)
     setup_globals()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -208,7 +209,7 @@ def build_spec(config: Mapping[str, Any], choices: Mapping[str, str] | None = No
     if builder.errors:
         raise ConfigurationErrors(builder.errors)
 
-    runs_dir = Path(general.runs_dir).expanduser().absolute() if general.runs_dir else default_runs_dir()
+    runs_dir = runs_dir_of(general.runs_dir)
     resolved = {
         **config,
         "runs_dir": str(runs_dir),
@@ -265,7 +266,18 @@ def is_right_so_far(config: Mapping[str, Any], examples: int) -> bool:
     workers = len(parts["cluster"].workers)
     if workers > MOST_WORKERS or general.batch_size > examples // workers:
         return False
-    return not any(_impossible_speeds(parts["cluster"]))
+    return not any(_impossible_speeds(parts["cluster"])) and _can_be_made(runs_dir_of(general.runs_dir))
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether nothing is in the way of a folder, as far as can be seen without making it."""
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def runs_dir_of(given: str | None) -> Path:
+    """The folder of runs that a configuration means."""
+    return Path(given).expanduser().absolute() if given else default_runs_dir()
 
 
 def default_runs_dir() -> Path:
