@@ -18,7 +18,7 @@ test:
 	$(BIN)/python -m pytest
 
 coverage:  # without the exploration, which looks at the same lines ten thousand times
-	$(BIN)/python -m pytest --numprocesses=$$(nproc) tests/core tests/paradigms --ignore=tests/paradigms/test_explore.py \
+	$(BIN)/python -m pytest --numprocesses=$$(nproc) --maxprocesses=8 tests/core tests/paradigms --ignore=tests/paradigms/test_explore.py \
 		--cov=dssp_bench.core --cov=dssp_bench.paradigms --cov-branch --cov-report=term-missing --cov-fail-under=100
 
 soak:

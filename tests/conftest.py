@@ -5,21 +5,24 @@ All the tests are shared out among as many processes as there are cores, and one
 
 import os
 import signal
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 MOST_PROCESSES = 8  # each has torch and MLflow in its memory
 
-settings.register_profile("same_every_time", derandomize=True, database=None, deadline=None)
+UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same_every_time", derandomize=True, database=None, **UNHURRIED)
 settings.load_profile("same_every_time")
 
 # In the background of a script it is ignored, which every process that is started from there inherits.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Whoever asks for some of the tests gets them in this process, which starts sooner and is easier to look into."""
+    """Whoever names files or folders gets their tests in this process, which starts sooner and can be looked into."""
     if config.args != config.getini("testpaths"):
         return 0
     return min(len(os.sched_getaffinity(0)) + 1, MOST_PROCESSES)

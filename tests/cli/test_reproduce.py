@@ -200,7 +200,7 @@ def test_several_figures_get_an_overview(tmp_path: Path) -> None:
     studies = [STUDIES["fig3a"], STUDIES["fig3e"]]
     made = reproduce("fig3a fig3e scale=timing seed=1 stop.epochs=1 schedule.milestones=[0.5] tracking=none", tmp_path)
     assert made.exit_code == 0, made.output
-    (overview,) = (tmp_path / "reports").glob("*-timing-*.md")
+    (overview,) = (tmp_path / "reports").glob("all-timing-*.md")
     text = overview.read_text(encoding="utf-8")
     assert "seed=1" in text
     for study in studies:

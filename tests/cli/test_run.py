@@ -275,7 +275,9 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(override=ODD | st.builds("{}={}".format, KEYS, ODD))
 def test_whatever_is_typed_there_is_no_traceback(override: str, run: Run) -> None:
     result = run(shlex.join([override]))  # asserts that nothing but an exit is raised

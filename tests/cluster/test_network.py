@@ -20,12 +20,12 @@ from dssp_bench.experiment.replay import differences, recorded_spec, replay_reco
 from dssp_bench.records.reader import RunRecords
 from tests.cluster.network import Network, NotPermittedError
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 _DSSP_BENCH = str(Path(sys.executable).with_name("dssp-bench"))
 _PARADIGMS = {"continue": "bsp", "stop": "asp", "restart": "dssp"}
 _BEYOND_ANY_LEAD = 20  # a worker so far ahead does not wait for the other: more than DSSP's upper threshold
-_LOSS_WITHIN_S = 5.0
+_LOSS_WITHIN_S = 10.0  # 4.5 where nothing else goes on; without what is tested here it would be 30
 _DELAY_S = 0.001
 _BYTES_PER_S = 12.5e6
 _WEIGHTS = (64 + 1) * 128 + (128 + 1) * 10  # of the default network on the default images

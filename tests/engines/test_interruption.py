@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dssp_bench.records.reader import RunRecords
-from tests.experiment.watching import descendants, environment, gone
+from tests.experiment.watching import descendants, environment, gone, shared_memory, shared_memory_left
 
 pytestmark = pytest.mark.processes
 
@@ -147,7 +147,7 @@ def test_a_second_ctrl_c_waits_for_nothing(start: Start) -> None:
 
 @pytest.mark.parametrize("moment", ["starting", "training"])
 def test_when_the_driver_is_killed_nothing_of_its_run_stays(moment: str, start: Start) -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory()
     driver = start()
     while driver.says() != moment:
         pass
@@ -155,7 +155,7 @@ def test_when_the_driver_is_killed_nothing_of_its_run_stays(moment: str, start: 
     assert family
     driver.hears(signal.SIGKILL)
     assert gone(family)
-    assert set(os.listdir("/dev/shm")) <= before
+    assert shared_memory_left(before) == set()
     if moment == "training":
         assert not driver.records.finished, "nobody is left who could be writing there"
 

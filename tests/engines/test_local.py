@@ -19,7 +19,15 @@ from dssp_bench.experiment.run import RunResult, run
 from dssp_bench.experiment.watcher import RunStatus
 from dssp_bench.records.reader import RunRecords
 from tests.experiment.specs import HETERO, MLP, PARADIGMS, spec, troubled
-from tests.experiment.watching import Watched, held_resources, internet_sockets, kill, run_processes
+from tests.experiment.watching import (
+    Watched,
+    held_resources,
+    internet_sockets,
+    kill,
+    run_processes,
+    shared_memory,
+    shared_memory_left,
+)
 
 pytestmark = pytest.mark.processes
 
@@ -31,10 +39,10 @@ ALONE: dict[str, Any] = {"workers": [{"device": "cpu"}]}
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    shared_memory = held_resources()[2]
+    before = shared_memory()
     yield
     assert run_processes() == []
-    assert held_resources()[2] == shared_memory
+    assert shared_memory_left(before) == set()
 
 
 def local(runs_dir: Path, paradigm: str = "ssp", watched: Watched | None = None, **changes: Any) -> RunResult:
@@ -368,17 +376,21 @@ def test_the_memory_of_a_worker_that_was_replaced_is_let_go(tmp_path: Path) -> N
 
         def progress(self, status: RunStatus) -> None:
             there = {child.pid for child in multiprocessing.active_children() if child.name == "dssp-bench slow"}
-            if there - self.killed and status.workers[1].state == "computing" and status.pushes > 5:
+            at_work = status.workers[1].state == "computing" and status.pushes > 5
+            if there - self.killed and at_work and len(self.mapped) < 3:
                 self.mapped.append(pieces_of_memory("server"))
                 self.killed |= there
                 kill("slow")
-            if len(self.mapped) >= 3:
+            if len(self.mapped) == 3:
                 enough.touch()
 
     watched = Counting()
     model = slow(waits_at=60, waits_for=str(enough))
-    local(tmp_path / "runs", "asp", watched, on_worker_loss="restart", stop={"pushes": 200}, model=model)
-    assert len(watched.mapped) >= 3
+    options = {"lease_s": 120.0}
+    local(
+        tmp_path / "runs", "asp", watched, on_worker_loss="restart", stop={"pushes": 200}, model=model, options=options
+    )
+    assert len(watched.mapped) == 3
     assert len(set(watched.mapped)) == 1
 
 

@@ -11,6 +11,7 @@ import torch
 
 from dssp_bench.engines.local import memory
 from dssp_bench.engines.local.memory import SharedMemory, SharedTensors
+from tests.experiment.watching import shared_memory, shared_memory_left
 
 FLOAT, DOUBLE, BYTE = torch.float32, torch.float64, torch.uint8
 
@@ -67,14 +68,14 @@ def test_it_is_handed_over_only_while_a_process_is_being_started() -> None:
 
 
 def test_it_has_no_name_and_gives_its_descriptors_back() -> None:
-    before = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    names, before = shared_memory(), len(os.listdir("/proc/self/fd"))
     shared = [SharedTensors([((100,), FLOAT)]) for _ in range(20)]
     views = [view for s in shared for view in s.views()]
-    assert len(os.listdir("/proc/self/fd")) > before[1]
-    assert set(os.listdir("/dev/shm")) == before[0]
+    assert len(os.listdir("/proc/self/fd")) > before
+    assert shared_memory_left(names) == set()
     del shared, views
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before[1]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def _double(shared: SharedTensors) -> None:

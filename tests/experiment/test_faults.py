@@ -132,9 +132,8 @@ def test_nobody_is_replaced_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFi
                 it_is_dead.touch()
 
     others_wait = troubled(pause_s=0.02, waits_at=10, waits_for=str(it_is_dead))
-    result = replaced(
-        tmp_path / "runs", "ssp", Deadly(), options={"restarts": 2}, model=others_wait, stop={"epochs": 2}
-    )
+    patient = {"restarts": 2, "lease_s": 120.0}
+    result = replaced(tmp_path / "runs", "ssp", Deadly(), options=patient, model=others_wait, stop={"epochs": 2})
     assert (result.status, result.error) == ("finished", "")
     assert result.summary is not None
     assert result.summary["lost_workers"] == [1, 3, 4]

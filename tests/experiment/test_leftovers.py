@@ -152,8 +152,12 @@ def test_unfinished_files_go_and_records_and_checkpoints_stay(places: Path, dead
     old_database = places / "runs" / ".mlflow.db.new"
     old_database.touch()
     old(old_database)
+    figures = places / "runs" / "reports" / "fig4-mini" / "figures" / "samples"
+    figures.mkdir(parents=True)
+    (figures / f".ends.png.{dead}.tmp").touch()
     left = found(places / "runs")
-    assert sorted(left) == [".000002.unfinished", ".mlflow.db.new", f".summary.json.{dead}.tmp"]
+    ends, summary = f".ends.png.{dead}.tmp", f".summary.json.{dead}.tmp"
+    assert sorted(left) == [".000002.unfinished", ends, ".mlflow.db.new", summary]
     for one in left.values():
         one.remove()
     kept = {path.name for path in run.rglob("*")}

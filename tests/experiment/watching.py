@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +14,9 @@ from typing import Any
 from dssp_bench.core.messages import Evaluation
 from dssp_bench.experiment.watcher import RunInfo, RunStatus, Status, Watcher
 from dssp_bench.records.reader import RunRecords
+
+_LOOKS = 50
+_LOOKS_EVERY_S = 0.1
 
 
 class Watched(Watcher):
@@ -88,10 +92,36 @@ def internet_sockets(pid: int) -> int:
     return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
 
 
-def held_resources() -> tuple[int, int, frozenset[str]]:
-    """Open descriptors and descendants of this process, and names of shared memory: what a run may not leave."""
+def held_resources() -> tuple[int, int]:
+    """Open descriptors and descendants of this process: what a run may not leave."""
     gc.collect()
-    return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid())), frozenset(os.listdir("/dev/shm"))
+    return len(os.listdir("/proc/self/fd")), len(descendants(os.getpid()))
+
+
+def shared_memory() -> set[str]:
+    """The names that shared memory has now."""
+    return set(os.listdir("/dev/shm"))
+
+
+def _shared_memory_in_use() -> set[str]:
+    """The names of shared memory that any other process has mapped."""
+    names: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name != str(os.getpid()):
+            with suppress(OSError):
+                names |= set(re.findall(r"/dev/shm/(\S+)", (process / "maps").read_text(encoding="utf-8")))
+    return names
+
+
+def shared_memory_left(before: set[str]) -> set[str]:
+    """New names that no other process uses, and that are not removed soon; the tests beside this one have theirs."""
+    left = shared_memory() - before
+    for _ in range(_LOOKS):
+        if not left:
+            break
+        left = shared_memory() - before - _shared_memory_in_use()
+        time.sleep(_LOOKS_EVERY_S * bool(left))
+    return left
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:

@@ -10,7 +10,6 @@ import faulthandler
 import gc
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -158,15 +157,6 @@ def _kin(stat: Path) -> Kin | None:
     except OSError:
         return None  # it has just ended
     return Kin(int(stat.parent.name), int(after_name[1]), after_name[0], int(after_name[19]))
-
-
-def shared_memory_in_use() -> set[str]:
-    """The names of shared memory that any process has mapped."""
-    names = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):
-            names |= set(re.findall(r"/dev/shm/(\S+)", maps.read_text(encoding="utf-8")))
-    return names
 
 
 def _command(pid: int) -> bytes:

@@ -27,8 +27,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.experiment.watching import shared_memory, shared_memory_left
 from tests.faults.audit import BadRecordsError, audit
-from tests.faults.drivers import Driver, Kin, Nursery, family, shared_memory_in_use
+from tests.faults.drivers import Driver, Kin, Nursery, family
 from tests.faults.strikes import Schedule, Strike, draw, kills_driver, kind_of
 
 DEADLINE_S = 60.0
@@ -36,7 +37,6 @@ DEADLINE_S = 60.0
 
 _RUNS_TO_SETTLE = 3
 _UNWINDS_WITHIN_S = 4.0  # a driver's interpreter, or that of the fork server when its driver is gone
-_LOOKS, _LOOKS_EVERY_S = 20, 0.1  # at shared memory that may be another program's
 _IMPORTS_WITHIN_S = 10.0  # the fork server notices nothing before it has torch
 
 
@@ -111,7 +111,7 @@ class Player:
         counts: Counter[str] = Counter()
         struck: list[Strike] = []
         for life, strikes in enumerate(schedule.lives):
-            memory = set(os.listdir("/dev/shm"))
+            memory = shared_memory()
             game = self._live(seed, command, strikes)
             struck += game.struck
             _check_shared_memory(memory)
@@ -292,11 +292,8 @@ class Game:
 
 def _check_shared_memory(before: set[str]) -> None:
     """No process of the run is there any more, so what others have mapped, or remove soon, is not the run's."""
-    looks = 0
-    while left := set(os.listdir("/dev/shm")) - before - (shared_memory_in_use() if looks else set()):
-        _check(looks < _LOOKS, f"left in /dev/shm: {sorted(left)}")
-        time.sleep(_LOOKS_EVERY_S * (looks > 0))
-        looks += 1
+    left = shared_memory_left(before)
+    _check(not left, f"left in /dev/shm: {sorted(left)}")
 
 
 def _check_driver(driver: Driver) -> None:

@@ -17,7 +17,7 @@ from tests.scenario import promise_of
 
 TWO_CRASHES = System(iterations=5, crashes=2)
 JOINS = System(iterations=4, crashes=2, joins=1)
-SMALL = System(iterations=2, crashes=1, joins=1)
+SMALL = System(iterations=3, crashes=1, joins=1)
 TIMED = System(iterations=5, crashes=1, steps=(1, 3))
 
 # Numbers of states are written down so that a change of what is explored cannot pass unseen.

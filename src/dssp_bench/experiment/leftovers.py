@@ -142,7 +142,8 @@ def _folders_of_fork_servers() -> Iterator[Leftover]:
 
 def _unfinished_files(runs_dir: Path) -> Iterator[Leftover]:
     """What was being written when its writer was killed."""
-    for path in [*_own(runs_dir, ".*.tmp"), *_own(runs_dir, "*/.*.tmp"), *_own(runs_dir, "*/*/.*.tmp")]:
+    levels = "", "*/", "*/*/", "reports/*/*/", "reports/*/*/*/"
+    for path in [path for level in levels for path in _own(runs_dir, f"{level}.*.tmp")]:
         temporary = _TEMPORARY.fullmatch(path.name)
         if temporary and not _exists(int(temporary.group(1))):
             yield Leftover("unfinished file", str(path), partial(path.unlink, missing_ok=True))
