@@ -19,13 +19,13 @@ def handled(number: signal.Signals, handler: signal.Handlers) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def done_when_interrupted(*numbers: signal.Signals) -> list[str]:
+def done_when_interrupted(*numbers: signal.Signals, patience: int = 1) -> list[str]:
     """What is done inside although these signals come, each before a piece of work, and KeyboardInterrupt is raised."""
     done: list[str] = []
 
     def work() -> None:
-        with interrupt_deferred():
-            for number, name in zip(numbers, ("first", "second"), strict=False):
+        with interrupt_deferred(patience):
+            for number, name in zip(numbers, ("first", "second", "third"), strict=False):
                 signal.raise_signal(number)
                 done.append(name)
 
@@ -63,8 +63,9 @@ def test_the_first_interrupt_waits_for_the_end(number: signal.Signals) -> None:
     assert done_when_interrupted(number) == ["first"]
 
 
-def test_the_second_interrupt_does_not() -> None:
+def test_the_second_interrupt_does_not_or_the_third() -> None:
     assert done_when_interrupted(signal.SIGINT, signal.SIGINT) == ["first"]
+    assert done_when_interrupted(*[signal.SIGINT] * 3, patience=2) == ["first", "second"]
 
 
 def test_in_another_thread_nothing_changes() -> None:

@@ -285,10 +285,12 @@ def test_trouble_in_a_network_does_not_reach_a_run_in_this_process_untold(tmp_pa
     assert result.error.endswith("ArithmeticError: the network is in trouble")
 
 
-def test_ctrl_c_when_all_is_over_but_the_writing_lets_everybody_finish(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_when_all_is_over_but_the_writing_lets_everybody_finish(times: int, tmp_path: Path) -> None:
     class Interrupting(Watched):
         def finish(self, *arguments: Any) -> None:
-            signal.raise_signal(signal.SIGINT)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
             super().finish(*arguments)
 
     first, second = Interrupting(), Watched()

@@ -45,15 +45,15 @@ def stopped_by_interrupt(limits: Limits) -> Iterator[Stop]:
 
 
 @contextmanager
-def interrupt_deferred() -> Iterator[None]:
-    """While inside, the first Ctrl-C waits for the end; the second does not."""
-    waiting = False
+def interrupt_deferred(patience: int = 1) -> Iterator[None]:
+    """While inside, so many Ctrl-C wait for the end; the next does not."""
+    waiting = 0
 
     def interrupt(_number: int, _frame: object) -> None:
         nonlocal waiting
-        if waiting:
+        if waiting == patience:
             raise KeyboardInterrupt
-        waiting = True
+        waiting += 1
 
     with _handled(interrupt, [signal.SIGINT, signal.SIGTERM, *_unless_ignored(signal.SIGHUP)]):
         yield

@@ -119,7 +119,7 @@ class _Run(ABC):
         """Carry it out and conclude, whatever happens; KeyboardInterrupt is raised again."""
         with termination_as_interrupt(), self._held:
             status, error = self._carried_out()
-            with interrupt_deferred():
+            with interrupt_deferred(1 if status == "killed" else 2):  # the third is for those who want no summary
                 result = self._conclude(status, error)
         if status == "killed":
             raise KeyboardInterrupt
