@@ -85,10 +85,12 @@ class Driver:
 
     def _wait_until(self, happened: Callable[[], bool], complaint: str) -> None:
         deadline = time.monotonic() + WITHIN_S
+        ended = False
         while not happened():
-            if time.monotonic() > deadline or self._process.poll() is not None:
+            if time.monotonic() > deadline or ended:
                 self.give_up()
                 pytest.fail(f"{complaint}: {self.said}")
+            ended = self._process.poll() is not None  # and then it is looked at once more
             time.sleep(0.1)
 
     def _pushes_of(self, worker: int) -> int:
