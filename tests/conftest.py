@@ -3,8 +3,10 @@
 All the tests are shared out among as many processes as there are cores, and one more, since many wait for something.
 """
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,3 +28,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if config.args != config.getini("testpaths"):
         return 0
     return min(len(os.sched_getaffinity(0)) + 1, MOST_PROCESSES)
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """A command says where log lines go, which is not to concern other tests."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level

@@ -99,7 +99,7 @@ def test_nobody_else_can_reach_the_process_that_forks(tmp_path: Path) -> None:
     program = """
 from multiprocessing import forkserver
 from dssp_bench.engines.local.fork_server import start_fork_server
-start_fork_server(["dssp_bench.experiment.preload"])
+start_fork_server()
 print(forkserver._forkserver._forkserver_address, flush=True)
 input()
 """

@@ -1,9 +1,7 @@
 """`dssp-bench compare`, as it is typed."""
 
 import json
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -164,15 +162,7 @@ def test_a_folder_that_cannot_be_written_costs_the_files_and_not_the_tables(runs
     assert "Waiting, lead and staleness" in result.stdout
 
 
-@pytest.fixture
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-
-
-@pytest.mark.usefixtures("_logging_as_before")
+@pytest.mark.usefixtures("logging_as_before")
 def test_a_sweep_that_was_run_is_compared_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs_dir = tmp_path / "runs"

@@ -1,10 +1,9 @@
 """The command line, in this process, with a run that does nothing: what is asked for, and what is said."""
 
-import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,8 @@ from dssp_bench.experiment import run as experiment
 from dssp_bench.experiment.run import RunResult
 from dssp_bench.experiment.spec import ConfigurationErrors, RunSpec
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 CONF = Path(__file__).resolve().parents[2] / "conf"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
 
 
 class FakeRuns:
@@ -234,6 +226,9 @@ PANELS = [
     ("engine=replay", ["engine.run", "must be given"]),
     ("-cn nope", ["'nope'", "config", "-cd"]),
     ("-cd nowhere", ["nowhere", "not found"]),
+    ("-m -cd nowhere seed=1,2", ["nowhere", "not found"]),
+    ("-cp /nowhere", ["/nowhere", "not found", "-cd"]),
+    ("-m -cp /nowhere", ["/nowhere", "not found", "-cd"]),
     ("-cd mine -cn broken", ["broken.yaml, line", "not YAML"]),
     ("-m --cfg job", ["-m and --cfg exclude each other"]),
     ("--cfg everything", ["everything", "job"]),

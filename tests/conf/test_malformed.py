@@ -1,9 +1,8 @@
 """Whatever is wrong with a configuration, it is refused with its key, and what is right is not."""
 
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class Started:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Started]:
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logging_as_before: None) -> Started:
     started = Started(tmp_path)
     monkeypatch.setattr(experiment, "new_folder", started.new_folder)
     for module in ("cli.run", "experiment.run"):
@@ -96,10 +95,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Started
     monkeypatch.setattr("subprocess.Popen", started.process)
     monkeypatch.setattr(os, "fork", started.process)
     monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield started
-    root.handlers[:], root.level = handlers, level
+    return started
 
 
 Type = Callable[..., Result]

@@ -160,6 +160,27 @@ def test_when_the_driver_is_killed_nothing_of_its_run_stays(moment: str, start: 
         assert not driver.records.finished, "nobody is left who could be writing there"
 
 
+ASKS_AND_IS_GONE = """
+import os, socket
+from multiprocessing import forkserver
+from dssp_bench.engines.local.fork_server import start_fork_server
+
+start_fork_server(["dssp_bench"])
+for end in forkserver.connect_to_new_process([]):
+    os.close(end)
+with socket.socket(socket.AF_UNIX) as asking:
+    asking.connect(forkserver._forkserver._forkserver_address)
+os.close(forkserver._forkserver._forkserver_alive_fd)
+os.waitpid(forkserver._forkserver._forkserver_pid, 0)
+"""
+
+
+def test_when_it_is_killed_while_it_asks_for_a_process_nobody_says_a_word() -> None:
+    command = [sys.executable, "-c", ASKS_AND_IS_GONE]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_script_without_a_guard_is_told_about_it_and_makes_one_run_only(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(

@@ -30,7 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import setup_globals
+from hydra.core.utils import configure_log, run_job, setup_globals
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -262,34 +262,50 @@ def _was_interrupt(error: BaseException | None) -> bool:
 
 
 def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
-    """Run one job, or a sweep as Hydra's own multirun does; False for what only Hydra's own main does.
+    """Run one job, or a sweep, as Hydra's own run and multirun do; False for what only Hydra's own main does.
 
-    That is to show something, or a configuration or a sweeper of the user's own. It would compose one job twice more.
+    That is to show something, or other configurations than ours, or another sweeper. It composes one job three times.
     """
-    if options.cfg or options.info or options.help or options.hydra_help or options.run:
+    shows = options.cfg or options.info or options.help or options.hydra_help
+    if shows or options.run or options.config_path or options.experimental_rerun:
         return False
-    mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
     name = options.config_name or CONFIG_NAME
+    overrides = [*options.overrides, *["hydra.mode=MULTIRUN"] * options.multirun]
+    mode = RunMode.MULTIRUN if options.multirun else RunMode.RUN
     instance = Hydra("dssp-bench", _loader(options.config_dir))
     GlobalHydra.instance().initialize(instance)
     try:
-        overrides = [*options.overrides, *mode]
-        config = instance.compose_config(name, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
-        settings = config.hydra
-        if settings.mode != RunMode.MULTIRUN:
-            own = options.config_dir or options.config_path or options.experimental_rerun
-            if not own:
-                instance.run(name, task, overrides)
-            return not own
-        if not settings.sweeper._target_.endswith(".BasicSweeper"):
-            return False
-        callbacks = Callbacks(config)
-        callbacks.on_multirun_start(config=config, config_name=name)
-        _Sweep(config, HydraContext(config_loader=instance.config_loader, callbacks=callbacks), task).run()
-        callbacks.on_multirun_end(config=config, config_name=name)
+        config = instance.compose_config(name, overrides, mode, validate_sweep_overrides=False)
+        if config.hydra.mode == RunMode.MULTIRUN:
+            if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+                return False
+            callbacks = Callbacks(config)
+            callbacks.on_multirun_start(config=config, config_name=name)
+            _Sweep(config, HydraContext(config_loader=instance.config_loader, callbacks=callbacks), task).run()
+            callbacks.on_multirun_end(config=config, config_name=name)
+        else:
+            _refuse_several_values(overrides, instance.config_loader)
+            _run_one(config, name, instance.config_loader, task)
     finally:
         GlobalHydra.instance().clear()
     return True
+
+
+def _refuse_several_values(overrides: list[str], loader: ConfigLoader) -> None:
+    parsed = OverridesParser.create(loader).parse_overrides(overrides)
+    ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+
+
+def _run_one(config: DictConfig, name: str, loader: ConfigLoader, task: _Task) -> None:
+    """As Hydra's run does with what it composes itself; raises what the task raises."""
+    config.hydra.mode = RunMode.RUN
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=name)
+    context = HydraContext(config_loader=loader, callbacks=callbacks)
+    done = run_job(task, config, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+    callbacks.on_run_end(config=config, config_name=name, job_return=done)
+    _ = done.return_value
 
 
 def _register() -> None:
@@ -350,6 +366,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--resolve goes with --cfg job", "it shows the configuration with all references resolved")
     if options.shell_completion:
         raise UsageError("-sc does not work here", "dssp-bench --install-completion installs completion for this shell")
+    if options.config_dir and not Path(options.config_dir).is_dir():
+        raise UsageError(f"-cd {options.config_dir}: not found, or no folder", "it holds more YAML, as conf/ does")
     return options
 
 

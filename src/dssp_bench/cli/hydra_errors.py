@@ -57,7 +57,9 @@ def in_our_words(
 
 
 def _missing(error: MissingConfigException, extra: str | None) -> DsspBenchError:
-    path = error.missing_cfg_file or ""
+    if error.missing_cfg_file is None:
+        return UsageError(" ".join(str(error).split()), "-cp DIR takes the place of conf/; -cd DIR adds to it")
+    path = error.missing_cfg_file
     group, _, name = path.rpartition("/")
     if error.options is None:
         folders = [config_dir(), *([Path(extra)] if extra else [])]
