@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError
 from typer.testing import CliRunner, Result
 
@@ -132,6 +134,21 @@ class TestSweep:
             ("bsp", 1), ("bsp", 2), ("asp", 1), ("asp", 2),
         ]  # fmt: skip
         assert "run 3 of 4: paradigm=asp seed=1\n" in result.stdout
+
+    def test_what_was_composed_to_be_checked_is_not_composed_again(
+        self, run: Run, runs: FakeRuns, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        composed = []
+        of_hydra = ConfigLoaderImpl.load_sweep_config
+
+        def counted(loader: ConfigLoaderImpl, master: DictConfig, overrides: list[str]) -> DictConfig:
+            composed.append(overrides[0])
+            return of_hydra(loader, master, overrides)
+
+        monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+        run("-m seed=1,2,1")
+        assert [spec.seed for spec in runs.specs] == [1, 2, 1]
+        assert composed == ["seed=1", "seed=2", "seed=1"]
 
     def test_the_runs_of_a_sweep_share_its_name(self, run: Run, runs: FakeRuns, tmp_path: Path) -> None:
         run("-m seed=1,2")

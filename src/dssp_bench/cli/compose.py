@@ -25,7 +25,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -44,6 +44,7 @@ from dssp_bench.experiment.spec import runs_dir_of
 _VERSION_BASE = "1.3"
 MOST_RUNS = 10_000
 """Of one sweep; all are checked before the first starts."""
+_MOST_KEPT = 100  # a third of a megabyte each
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,10 @@ class _Sweep:
     end. And it takes sweepers from packages named `hydra_plugins` only, so this one is no plugin.
     """
 
-    def __init__(self, config: DictConfig, context: HydraContext, task: _Task) -> None:
+    def __init__(self, config: DictConfig, loader: "_Loader", callbacks: Callbacks, task: _Task) -> None:
         self._config = config
-        self._loader = context.config_loader
+        self._loader = loader
+        context = HydraContext(config_loader=loader, callbacks=callbacks)
         self._launcher = Plugins.instance().instantiate_launcher(context, task, config)
         self._task = task
 
@@ -238,7 +240,9 @@ class _Sweep:
 
     def _problem(self, overrides: list[str]) -> DsspBenchError | None:
         try:
-            self._task.runner.check(_job(self._loader.load_sweep_config(self._config, overrides)))
+            composed = self._loader.load_sweep_config(self._config, overrides)
+            self._task.runner.check(_job(composed))
+            self._loader.keep(overrides, composed)
         except DsspBenchError as error:
             return error
         except UNDERSTOOD as error:
@@ -272,7 +276,8 @@ def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
     name = options.config_name or CONFIG_NAME
     overrides = [*options.overrides, *["hydra.mode=MULTIRUN"] * options.multirun]
     mode = RunMode.MULTIRUN if options.multirun else RunMode.RUN
-    instance = Hydra("dssp-bench", _loader(options.config_dir))
+    loader = _loader(options.config_dir)
+    instance = Hydra("dssp-bench", loader)
     GlobalHydra.instance().initialize(instance)
     try:
         config = instance.compose_config(name, overrides, mode, validate_sweep_overrides=False)
@@ -281,11 +286,11 @@ def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
                 return False
             callbacks = Callbacks(config)
             callbacks.on_multirun_start(config=config, config_name=name)
-            _Sweep(config, HydraContext(config_loader=instance.config_loader, callbacks=callbacks), task).run()
+            _Sweep(config, loader, callbacks, task).run()
             callbacks.on_multirun_end(config=config, config_name=name)
         else:
-            _refuse_several_values(overrides, instance.config_loader)
-            _run_one(config, name, instance.config_loader, task)
+            _refuse_several_values(overrides, loader)
+            _run_one(config, name, loader, task)
     finally:
         GlobalHydra.instance().clear()
     return True
@@ -394,9 +399,33 @@ def _as_command_line(arguments: Sequence[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _loader(extra: str | None = None) -> ConfigLoader:
+class _Loader(ConfigLoaderImpl):
+    """Hydra's, which composes every job of a sweep again where it is run; of this one the first are kept until then."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self._kept: dict[tuple[str, ...], DictConfig] = {}
+
+    def keep(self, overrides: Sequence[str], composed: DictConfig) -> None:
+        """This is what a job with these overrides is."""
+        if len(self._kept) < _MOST_KEPT:
+            self._kept[tuple(overrides)] = composed
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """As Hydra's."""
+        if (kept := self._kept.pop(tuple(sweep_overrides), None)) is None:
+            return super().load_sweep_config(master_config, sweep_overrides)
+        OmegaConf.copy_cache(from_config=master_config, to_config=kept)  # what time it is, for one
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For launchers that start processes, where it is composed again."""
+        return {**self.__dict__, "_kept": {}}
+
+
+def _loader(extra: str | None = None) -> _Loader:
     search_path = create_config_search_path(str(config_dir()))
     if extra:
         folder = f"file://{Path(extra).absolute()}"
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=search_path)
+    return _Loader(search_path)
