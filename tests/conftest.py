@@ -3,6 +3,7 @@
 All the tests are shared out among as many processes as there are cores, and one more, since many wait for something.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -20,6 +21,15 @@ settings.load_profile("same_every_time")
 
 # In the background of a script it is ignored, which every process that is started from there inherits.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+gc.disable()  # while what is imported is no garbage
+
+
+def pytest_collection_finish() -> None:
+    """From here on it is looked for, but not among all that has been imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

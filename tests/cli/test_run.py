@@ -1,6 +1,8 @@
 """The command line, in this process, with a run that does nothing: what is asked for, and what is said."""
 
+import copy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,10 +14,11 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 from typer.testing import CliRunner, Result
 
+from dssp_bench.cli.compose import _loader
 from dssp_bench.cli.errors import error_lines
 from dssp_bench.cli.main import app
 from dssp_bench.core.errors import ConfigurationError
@@ -125,6 +128,16 @@ class TestOneRun:
         assert (runs.specs[0].choices["cluster"], runs.specs[0].seed) == ("lab", 9)
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
+    def test_a_folder_of_ones_own_takes_the_place_of_ours(self, run: Run, runs: FakeRuns, tmp_path: Path) -> None:
+        shutil.copytree(CONF, tmp_path / "mine")
+        (tmp_path / "mine" / "config.yaml").write_text(
+            (CONF / "config.yaml").read_text(encoding="utf-8").replace("\nseed: 1 ", "\nseed: 7 "), encoding="utf-8"
+        )
+        assert run("-cp mine").exit_code == 0
+        assert run("-m -cp mine batch_size=1,2").exit_code == 0
+        assert [spec.seed for spec in runs.specs] == [7, 7, 7]
+        assert "\nseed: 7\n" in run("-cp mine --cfg job").stdout
+
 
 class TestSweep:
     def test_every_combination_runs_and_says_which_it_is(self, run: Run, runs: FakeRuns) -> None:
@@ -149,6 +162,11 @@ class TestSweep:
         run("-m seed=1,2,1")
         assert [spec.seed for spec in runs.specs] == [1, 2, 1]
         assert composed == ["seed=1", "seed=2", "seed=1"]
+
+    def test_other_processes_are_not_sent_what_is_kept(self) -> None:
+        loader = _loader()
+        loader.keep(["seed=1"], OmegaConf.create())
+        assert not copy.deepcopy(loader)._kept
 
     def test_the_runs_of_a_sweep_share_its_name(self, run: Run, runs: FakeRuns, tmp_path: Path) -> None:
         run("-m seed=1,2")
@@ -194,10 +212,12 @@ class TestSweep:
     def test_a_preset_may_sweep_by_itself(self, run: Run, runs: FakeRuns, tmp_path: Path) -> None:
         (tmp_path / "mine" / "experiment").mkdir(parents=True)
         (tmp_path / "mine" / "experiment" / "fig.yaml").write_text(
-            "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2,3'}}}\n"
+            "# @package _global_\ndefaults: [{override /paradigm: '???'}]\n"
+            "hydra: {mode: MULTIRUN, sweeper: {params: {paradigm: 'bsp,asp', seed: '1,2'}}}\n"
         )
         assert run("-cd mine experiment=fig").exit_code == 0
-        assert [spec.seed for spec in runs.specs] == [1, 2, 3]
+        made = [(spec.choices["paradigm"], spec.seed) for spec in runs.specs]
+        assert made == [("bsp", 1), ("bsp", 2), ("asp", 1), ("asp", 2)]
 
     def test_ctrl_c_ends_the_sweep(self, run: Run, runs: FakeRuns) -> None:
         runs.raising = KeyboardInterrupt()
@@ -212,7 +232,7 @@ def test_ctrl_c_is_no_mistake_in_the_configuration(run: Run, monkeypatch: pytest
         finally:
             raise ConfigKeyError("something is half made")  # as OmegaConf does where it cleans up
 
-    monkeypatch.setattr("dssp_bench.cli.compose.Hydra.compose_config", interrupted)
+    monkeypatch.setattr("dssp_bench.cli.compose._Loader.load_configuration", interrupted)
     result = run("seed=1")
     assert (result.exit_code, result.stderr.strip()) == (130, "interrupted")
 
@@ -245,6 +265,8 @@ PANELS = [
     ("-cd nowhere", ["nowhere", "not found"]),
     ("-m -cd nowhere seed=1,2", ["nowhere", "not found"]),
     ("-cp /nowhere", ["/nowhere", "not found", "-cd"]),
+    ("-cp pkg://nowhere", ["nowhere", "not found", "-cd"]),
+    ("-cd ''", ["-cd", "not found"]),
     ("-m -cp /nowhere", ["/nowhere", "not found", "-cd"]),
     ("-cd mine -cn broken", ["broken.yaml, line", "not YAML"]),
     ("-m --cfg job", ["-m and --cfg exclude each other"]),

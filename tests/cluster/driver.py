@@ -91,7 +91,11 @@ class Driver:
     def give_up(self) -> None:
         """Where a test has failed, the run need not go on."""
         self._process.terminate()
-        said, _ = self._process.communicate(timeout=WITHIN_S)
+        try:
+            said, _ = self._process.communicate(timeout=WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            said, _ = self._process.communicate()
         self.said = self.said or said
 
 

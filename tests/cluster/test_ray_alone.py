@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,8 @@ from tests.experiment.specs import spec
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
-    pytest.mark.timeout(900),  # longer than all that is waited for, which says more when it does not come
+    pytest.mark.filterwarnings("ignore"),  # what Ray's own code warns of
+    pytest.mark.timeout(1200),  # longer than all that is waited for, which says more when it does not come
 ]
 
 
@@ -25,17 +27,23 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Driver, Driver]:
     mine = tmp_path_factory.mktemp("two")
     settings = "on_worker_loss=restart", "engine.lease_s=6", "stop.pushes=1000000"
     slow = "cluster.workers=[{slowdown: 50}, {slowdown: 50}]"  # so that they sleep most of the time
-    with TemporaryDirectory(dir="/tmp", prefix="ray") as folder:  # the names of sockets are in it, and must be short
+    with TemporaryDirectory(dir="/tmp", prefix="ray", ignore_cleanup_errors=True) as folder:
+        # Names of sockets are in this one, which must be short.
         alone = {"RAY_TMPDIR": folder, "RAY_ADDRESS": ""}
         short = Driver(None, mine / "short", "cluster.workers=[{}]", "stop.epochs=2", **alone)
         long = Driver(None, mine / "long", slow, *settings, **alone)
         long.wait_for_pushes()
         short.end()
+        assert len(list(Path(folder).glob("ray/session_2*"))) == 2, "they share one"
         killed, hanging = wait_until_there_are(2)
         os.kill(killed, signal.SIGKILL)
         os.kill(hanging, signal.SIGSTOP)
-        long.wait_for_pushes(of=2)
-        long.wait_for_pushes(of=3)
+        try:
+            long.wait_for_pushes(of=2)
+            long.wait_for_pushes(of=3)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(hanging, signal.SIGCONT)
         long.interrupt()
         long.end()
     wait_until_there_are(0)

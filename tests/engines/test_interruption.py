@@ -160,17 +160,45 @@ def test_when_the_driver_is_killed_nothing_of_its_run_stays(moment: str, start: 
         assert not driver.records.finished, "nobody is left who could be writing there"
 
 
+STARTS_AND_IS_GONE = """
+import os, signal, sys, time
+from multiprocessing import forkserver
+from pathlib import Path
+from dssp_bench.engines.local.fork_server import start_fork_server
+
+begun = Path("begun")
+Path("takes_long.py").write_text("import time; open('begun', 'x').close(); time.sleep(60)")
+start_fork_server(["takes_long"])
+while not begun.exists():
+    time.sleep(0.01)
+time.sleep(0.3)
+assert os.waitpid(forkserver._forkserver._forkserver_pid, os.WNOHANG) == (0, 0), "it is not there while it should be"
+begun.write_text(str(forkserver._forkserver._forkserver_pid))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_when_it_is_killed_nobody_goes_on_importing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTS_AND_IS_GONE]
+    here = {**environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])}
+    done = subprocess.run(command, cwd=tmp_path, env=here, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert gone([int((tmp_path / "begun").read_text())])
+
+
 ASKS_AND_IS_GONE = """
-import os, socket
+import os, socket, sys
 from multiprocessing import forkserver
 from dssp_bench.engines.local.fork_server import start_fork_server
 
 start_fork_server(["dssp_bench"])
 for end in forkserver.connect_to_new_process([]):
     os.close(end)
-with socket.socket(socket.AF_UNIX) as asking:
-    asking.connect(forkserver._forkserver._forkserver_address)
-os.close(forkserver._forkserver._forkserver_alive_fd)
+if sys.version_info < (3, 14):  # it lives on since then
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(forkserver._forkserver._forkserver_address)
+else:
+    os.close(forkserver._forkserver._forkserver_alive_fd)
 os.waitpid(forkserver._forkserver._forkserver_pid, 0)
 """
 

@@ -13,13 +13,14 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
 import hydra
 import yaml
+from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -31,6 +32,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -93,10 +95,11 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
     options = _parse(arguments)
     _register()
     task = _Task(runner, shlex.join(["dssp-bench", "run", *arguments]))
+    loader = _loader(options.config_dir, options.config_path)
     try:
         # Overrides go first, because argparse takes none after an option that follows one.
-        with _as_command_line(_reordered(arguments, options.overrides)):
-            if not _composed_and_run(options, task):
+        with _as_command_line(_reordered(arguments, options)):
+            if not _composed_and_run(options, loader, task):
                 hydra.main(version_base=_VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
         if task.unresolved:
             raise task.unresolved
@@ -111,7 +114,6 @@ def launch(arguments: Sequence[str], runner: Runner) -> Launched:
             return Launched(task.results, interrupted=True)
         if not isinstance(error, (*UNDERSTOOD, AttributeError)):  # the latter of OmegaConf, about hydra's own keys
             raise
-        loader = _loader(options.config_dir)
         raise in_our_words(error, options.overrides, loader, options.config_name, options.config_dir) from error
     return Launched(task.results, task.is_sweep)
 
@@ -265,22 +267,18 @@ def _was_interrupt(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
+def _composed_and_run(options: argparse.Namespace, loader: "_Loader", task: _Task) -> bool:
     """Run one job, or a sweep, as Hydra's own run and multirun do; False for what only Hydra's own main does.
 
-    That is to show something, or other configurations than ours, or another sweeper. It composes one job three times.
+    That is to show something, to run something again, or another sweeper. It composes a job twice before it is run.
     """
-    shows = options.cfg or options.info or options.help or options.hydra_help
-    if shows or options.run or options.config_path or options.experimental_rerun:
+    if options.cfg or options.info or options.help or options.hydra_help or options.run or options.experimental_rerun:
         return False
     name = options.config_name or CONFIG_NAME
     overrides = [*options.overrides, *["hydra.mode=MULTIRUN"] * options.multirun]
-    mode = RunMode.MULTIRUN if options.multirun else RunMode.RUN
-    loader = _loader(options.config_dir)
-    instance = Hydra("dssp-bench", loader)
-    GlobalHydra.instance().initialize(instance)
+    GlobalHydra.instance().initialize(Hydra("dssp-bench", loader))
     try:
-        config = instance.compose_config(name, overrides, mode, validate_sweep_overrides=False)
+        config = _composed(name, overrides, loader, options.multirun)
         if config.hydra.mode == RunMode.MULTIRUN:
             if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
                 return False
@@ -296,13 +294,27 @@ def _composed_and_run(options: argparse.Namespace, task: _Task) -> bool:
     return True
 
 
+def _composed(name: str, overrides: list[str], loader: ConfigLoader, in_sweep: bool) -> DictConfig:
+    """That of one job, unless a sweep is asked for here or in a file."""
+    try:
+        mode = RunMode.MULTIRUN if in_sweep else RunMode.RUN
+        return loader.load_configuration(name, overrides, mode, validate_sweep_overrides=False)
+    except HydraException:  # for a sweep there may be groups of which only its jobs say which option is theirs
+        if not in_sweep:
+            with suppress(*UNDERSTOOD):
+                config = _composed(name, overrides, loader, in_sweep=True)
+                if config.hydra.mode == RunMode.MULTIRUN:
+                    return config
+        raise
+
+
 def _refuse_several_values(overrides: list[str], loader: ConfigLoader) -> None:
     parsed = OverridesParser.create(loader).parse_overrides(overrides)
     ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
 
 
 def _run_one(config: DictConfig, name: str, loader: ConfigLoader, task: _Task) -> None:
-    """As Hydra's run does with what it composes itself; raises what the task raises."""
+    """As Hydra's run does with what it composes itself, without telling how; raises what the task raises."""
     config.hydra.mode = RunMode.RUN
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     callbacks = Callbacks(config)
@@ -318,6 +330,7 @@ def _register() -> None:
     OmegaConf.register_new_resolver("dssp_bench.runs_dir", lambda given: str(runs_dir_of(given)), replace=True)
     OmegaConf.register_new_resolver("dssp_bench.scratch", tempfile.gettempdir, replace=True)
     setup_globals()
+    version.setbase(_VERSION_BASE)
 
 
 def _job(composed: DictConfig, config: DictConfig | None = None, command: str = "") -> Job:
@@ -371,16 +384,29 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--resolve goes with --cfg job", "it shows the configuration with all references resolved")
     if options.shell_completion:
         raise UsageError("-sc does not work here", "dssp-bench --install-completion installs completion for this shell")
-    if options.config_dir and not Path(options.config_dir).is_dir():
+    if options.config_dir is not None and not os.path.isdir(options.config_dir):
         raise UsageError(f"-cd {options.config_dir}: not found, or no folder", "it holds more YAML, as conf/ does")
+    if options.config_path is not None and not _is_there(options.config_path):
+        raise UsageError(f"-cp {options.config_path}: not found, or no folder", "it takes the place of conf/; -cd adds")
     return options
 
 
-def _reordered(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+def _is_there(folder: str) -> bool:
+    return os.path.isdir(folder) or "://" in folder  # the latter as in hydra.searchpath
+
+
+def _absolute(folder: str) -> str:
+    return folder if "://" in folder else os.path.abspath(folder)
+
+
+def _reordered(arguments: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """With overrides first, and with a folder that is not relative to that of this module."""
     rest = list(arguments)
-    for override in overrides:
+    for override in options.overrides:
         rest.remove(override)
-    return [*overrides, *rest]
+    if options.config_path is not None:
+        rest += ["-cp", _absolute(options.config_path)]  # the last one counts
+    return [*options.overrides, *rest]
 
 
 @contextmanager
@@ -423,8 +449,8 @@ class _Loader(ConfigLoaderImpl):
         return {**self.__dict__, "_kept": {}}
 
 
-def _loader(extra: str | None = None) -> _Loader:
-    search_path = create_config_search_path(str(config_dir()))
+def _loader(extra: str | None = None, instead: str | None = None) -> _Loader:
+    search_path = create_config_search_path(str(config_dir()) if instead is None else _absolute(instead))
     if extra:
         folder = f"file://{Path(extra).absolute()}"
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))

@@ -20,7 +20,7 @@ def start_fork_server(preload: Sequence[str] = ()) -> None:
         # A joblib worker has a default of its own, which it would hand down to processes that do not know it.
         multiprocessing.set_start_method("forkserver", force=True)
     if preload:
-        multiprocessing.set_forkserver_preload(["dssp_bench.engines.local.quick_end", *preload])
+        multiprocessing.set_forkserver_preload(["dssp_bench.engines.local.forking", *preload])
     resource_tracker.ensure_running()  # it unblocks signals, so it must be there before they are blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
