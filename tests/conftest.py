@@ -23,13 +23,12 @@ settings.load_profile("same_every_time")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-gc.disable()  # while what is imported is no garbage
+gc.set_threshold(50_000)  # as in the command line: what is imported is no garbage
 
 
 def pytest_collection_finish() -> None:
-    """From here on it is looked for, but not among all that has been imported."""
+    """From here on garbage is looked for among what tests make."""
     gc.freeze()
-    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
