@@ -169,21 +169,23 @@ from dssp_bench.engines.local.fork_server import start_fork_server
 begun = Path("begun")
 Path("takes_long.py").write_text("import time; open('begun', 'x').close(); time.sleep(60)")
 start_fork_server(["takes_long"])
-while not begun.exists():
-    time.sleep(0.01)
-time.sleep(0.3)
+if sys.argv[1] == "while it imports":
+    while not begun.exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
 assert os.waitpid(forkserver._forkserver._forkserver_pid, os.WNOHANG) == (0, 0), "it is not there while it should be"
-begun.write_text(str(forkserver._forkserver._forkserver_pid))
+Path("pid").write_text(str(forkserver._forkserver._forkserver_pid))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_when_it_is_killed_nobody_goes_on_importing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", STARTS_AND_IS_GONE]
+@pytest.mark.parametrize("moment", ["at once", "while it imports"])
+def test_when_it_is_killed_nobody_goes_on_importing(moment: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTS_AND_IS_GONE, moment]
     here = {**environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])}
     done = subprocess.run(command, cwd=tmp_path, env=here, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert gone([int((tmp_path / "begun").read_text())])
+    assert gone([int((tmp_path / "pid").read_text())])
 
 
 ASKS_AND_IS_GONE = """

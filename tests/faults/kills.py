@@ -37,7 +37,6 @@ DEADLINE_S = 60.0
 
 _RUNS_TO_SETTLE = 3
 _UNWINDS_WITHIN_S = 4.0  # a driver's interpreter, or that of the fork server when its driver is gone
-_IMPORTS_WITHIN_S = 10.0  # the fork server notices nothing before it has torch
 
 
 class KillScheduleFailedError(AssertionError):
@@ -147,7 +146,7 @@ class Player:
         if driver is self._driver and not survived:
             self._driver = None
         if "started" not in game.moments:
-            self._await_end(seed, "processes gone after an end while they start", _IMPORTS_WITHIN_S)
+            self._await_end(seed, "processes gone after an end while they start", _UNWINDS_WITHIN_S)
         elif not survived:
             self._await_end(seed, "processes gone after the driver's death", _UNWINDS_WITHIN_S)
         elif alone:

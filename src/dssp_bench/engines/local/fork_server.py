@@ -4,8 +4,12 @@ It can be started before this process has torch itself: both imports take a seco
 """
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
+
+DRIVER = "DSSP_BENCH_DRIVER"
+"""Whose process it is; it may not be there any more when that asks for its parent."""
 
 
 def start_fork_server(preload: Sequence[str] = ()) -> None:
@@ -23,7 +27,9 @@ def start_fork_server(preload: Sequence[str] = ()) -> None:
         multiprocessing.set_forkserver_preload(["dssp_bench.engines.local.forking", *preload])
     resource_tracker.ensure_running()  # it unblocks signals, so it must be there before they are blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ[DRIVER] = str(os.getpid())
     try:
         forkserver.ensure_running()
     finally:
+        del os.environ[DRIVER]
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

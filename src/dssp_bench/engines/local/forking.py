@@ -15,11 +15,13 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
+from dssp_bench.engines.local.fork_server import DRIVER
+
 _LOOKS_EVERY_S = 0.1
 _ASKS = ("multiprocessing.reduction", "multiprocessing.spawn")
 """Where it, and the process that was to be, read what they are asked for."""
 
-_self, _driver = os.getpid(), os.getppid()
+_self, _driver = os.getpid(), int(os.environ.pop(DRIVER, os.getppid()))
 _say = sys.excepthook
 
 
